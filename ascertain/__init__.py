@@ -1,0 +1,1 @@
+"""Certify, probe and analyse trained neural networks."""

@@ -1,0 +1,179 @@
+"""The contract of an operator: a pure function of arrays that states facts about itself.
+
+Methods (bounds, search, Lipschitz, checking) are written once on the facts of the families below; an operator is one class.
+
+Conventions
+-----------
+- An operator is a frozen dataclass. Its array fields are numpy arrays in a loaded graph and torch tensors of one dtype and
+  device in a compiled plan (`Operator.convert` maps them). ``forward`` accepts numpy arrays with numpy parameters, and torch
+  tensors with torch parameters; it computes in the dtype of its inputs.
+- Shapes in a graph are those of the model file, its own batch axis included (fixed to 1). Every array handed to an operator
+  has ONE MORE leading axis B, over which the operator is applied independently: input i has shape ``(B, *shape_i)``. An operator
+  never mixes the entries of that axis.
+- Nothing here imports torch at module level: `ascertain` starts without it, and small dense networks never need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+
+__all__ = ["Affine", "Array", "Composite", "Emit", "Operator", "Ref", "Shape", "Univariate", "is_numpy", "namespace"]
+
+Array = Any
+"""numpy.ndarray or torch.Tensor."""
+Shape = tuple[int, ...]
+
+
+def is_numpy(x: Array) -> bool:
+    """Whether an array is numpy's (else it is torch's)."""
+    return isinstance(x, (np.ndarray, np.generic))
+
+
+def namespace(x: Array) -> Any:
+    """The module, numpy or torch, whose functions apply to an array."""
+    if is_numpy(x):
+        return np
+    import torch
+
+    return torch
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A value inside a graph under construction: the node that makes it, and its shape."""
+
+    index: int
+    shape: Shape
+
+
+class Emit(Protocol):
+    """Adds a node that applies an operator to values and returns the new value."""
+
+    def __call__(self, operator: Operator, *inputs: Ref) -> Ref: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """A function of one or more arrays with fixed attributes."""
+
+    def infer(self, *shapes: Shape) -> Shape:
+        """Shape of the output for given input shapes (without the leading axis); raises ShapeError when they do not fit."""
+        raise NotImplementedError
+
+    def forward(self, *inputs: Array) -> Array:
+        """The value: inputs ``(B, *shape_i)`` to ``(B, *shape)``."""
+        raise NotImplementedError
+
+    def arrays(self) -> dict[str, Array]:
+        """The array fields by name, for hashing and saving."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in found.items() if hasattr(value, "dtype") and getattr(value, "ndim", 0) >= 0}
+
+    def convert(self, function: Callable[[Array], Array]) -> Self:
+        """A copy whose array fields went through a function (to torch, to another dtype, to a device)."""
+        changed = {name: function(value) for name, value in self.arrays().items()}
+        return replace(self, **changed) if changed else self
+
+    @property
+    def name(self) -> str:
+        """The name shown to people."""
+        return type(self).__name__
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        """Instances with input shapes on which the public battery `check_operator` runs."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Operator):
+    """y = sum_i L_i x_i + b, with L_i linear. Movement operators are affine maps whose entries are 0 and 1.
+
+    ``forward`` and ``adjoint`` are all that most operators write; interval, zonotope, backward bounds and Lipschitz follow.
+    Rounding: one application of ``forward``, ``linear`` or ``adjoint`` in floating point errs by at most
+    gamma(terms) times the same application of `magnitude` to absolute values, where gamma(n) = n u / (1 - n u).
+    """
+
+    def linear(self, *inputs: Array) -> Array:
+        """``forward`` without the offset b."""
+        raise NotImplementedError
+
+    def adjoint(self, gradient: Array, *shapes: Shape) -> tuple[Array, ...]:
+        """Transposed maps: ``(R, *shape)`` to one ``(R, *shape_i)`` for each input, given the input shapes."""
+        raise NotImplementedError
+
+    def magnitude(self) -> Affine:
+        """The operator with every coefficient and the offset replaced by a bound on its absolute value."""
+        return self
+
+    def terms(self, *shapes: Shape) -> int:
+        """Rounded operations in the longest sum of ``forward`` or ``adjoint``; 0 where no rounding can happen (pure movement)."""
+        return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Univariate(Operator):
+    """y_i = f(x_i). States f, kinks, stationary points of f(x) - slope x, and the range of f'.
+
+    The tightest sound intercepts of a line of ANY slope on [l, u] follow: the extrema of f(x) - slope x are attained on
+    {l, u, kinks, stationary(slope)}. The interval bound is slope 0.
+    """
+
+    kinks: ClassVar[tuple[float, ...]] = ()
+    """Points where f is not differentiable (or jumps: then both one-sided values count, see `jumps`)."""
+
+    def infer(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def f(self, x: Array) -> Array:
+        """The scalar function, elementwise."""
+        raise NotImplementedError
+
+    def forward(self, *inputs: Array) -> Array:
+        return self.f(inputs[0])
+
+    def kink_points(self) -> tuple[Array, ...]:
+        """Kinks, as scalars or as arrays that broadcast against the input (for per-channel parameters)."""
+        return self.kinks
+
+    def stationary(self, slope: Array, lower: Array, upper: Array) -> tuple[Array, ...]:
+        """Candidates x with f'(x) = slope; NaN or outside [lower, upper] where there is none."""
+        return ()
+
+    def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        """Smallest and largest derivative (one-sided at kinks) on [lower, upper]."""
+        raise NotImplementedError
+
+    def slack(self, lower: Array, upper: Array) -> Array | float:
+        """A proven bound on the error of ``f`` and ``stationary`` in this arithmetic, added outward; 0 where both are exact."""
+        return 0.0
+
+    def intercepts(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array]:
+        """Largest tl and smallest tu with slope x + tl <= f(x) <= slope x + tu on [lower, upper] (before rounding)."""
+        xp = namespace(lower)
+        inside = [lower, upper]
+        for point in (*self.kink_points(), *self.stationary(slope, lower, upper)):
+            p = point + xp.zeros_like(lower)
+            inside.append(xp.where((p >= lower) & (p <= upper), p, lower))
+        values = [self.f(p) - slope * p for p in inside]
+        low, high = values[0], values[0]
+        for v in values[1:]:
+            low, high = xp.minimum(low, v), xp.maximum(high, v)
+        return low - self.slack(lower, upper), high + self.slack(lower, upper)
+
+    def interval(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        """Range of f on [lower, upper] (before rounding)."""
+        return self.intercepts(lower, upper, namespace(lower).zeros_like(lower))
+
+
+@dataclass(frozen=True, eq=False)
+class Composite(Operator):
+    """An operator that equals a small graph of simpler ones."""
+
+    def expand(self, emit: Emit, *inputs: Ref) -> Ref:
+        """Writes the equal graph and returns its value. The rewriting is exact in real arithmetic."""
+        raise NotImplementedError
