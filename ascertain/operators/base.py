@@ -123,6 +123,8 @@ class Univariate(Operator):
     {l, u, kinks, stationary(slope)}. The interval bound is slope 0.
     """
 
+    rectifier: ClassVar[bool] = False
+    """Whether f(x) = max(x, 0), whose lines and splits have closed forms."""
     kinks: ClassVar[tuple[float, ...]] = ()
     """Points where f is not differentiable (or jumps: then both one-sided values count, see `jumps`)."""
 
@@ -164,6 +166,10 @@ class Univariate(Operator):
         for v in values[1:]:
             low, high = xp.minimum(low, v), xp.maximum(high, v)
         return low - self.slack(lower, upper), high + self.slack(lower, upper)
+
+    def curved(self, lower: Array, upper: Array) -> Array:
+        """Where f is not affine on [lower, upper], so that tighter bounds of its input would help."""
+        return lower < upper
 
     def interval(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         """Range of f on [lower, upper] (before rounding)."""

@@ -1,0 +1,129 @@
+"""Bounds of every node over a batch of input sets: cheap forward bounds first, back-substitution only where they leave a neuron undecided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ascertain.certify.forward import Zonotope, interval_step, zonotope_input, zonotope_step
+from ascertain.certify.linear import Boxes, Lines, backward, charges, relax
+from ascertain.certify.plan import Plan, Step
+from ascertain.certify.region import Region
+
+__all__ = ["Bounded", "bound_nodes"]
+
+Refine = Callable[[int, Tensor, dict[int, Lines], dict[int, Tensor]], tuple[Tensor, Tensor]]
+
+
+@dataclass(eq=False)
+class Bounded:
+    """Bounds of the inputs of all nonlinear nodes, their lines, and the rounding charges of the region."""
+
+    boxes: Boxes = field(default_factory=dict)
+    lines: dict[int, Lines] = field(default_factory=dict)
+    every: Boxes = field(default_factory=dict)
+    """Forward bounds of every node."""
+
+
+def bound_nodes(
+    plan: Plan,
+    region: Region,
+    *,
+    back: bool = True,
+    zonotope: bool | None = None,
+    rows_at_once: int = 2048,
+    refine: Refine | None = None,
+    upto: int | None = None,
+) -> Bounded:
+    """Bounds of every nonlinear node's input.
+
+    ``back``: back-substitute the neurons that forward bounds leave curved. ``zonotope``: use zonotopes beside intervals (None: when the
+    free inputs are fewer than the widest layer). ``refine(node, index, lines, charge)`` may replace the back-substitution of the neurons
+    ``index`` by something tighter. Evidence: PROVED in float64.
+    """
+    out = Bounded()
+    if zonotope is None:
+        zonotope = _worthwhile(plan, region)
+    zonotopes: dict[int, Zonotope] = {}
+    total = 0
+    linear_so_far: set[int] = set()
+    last = plan.output if upto is None else upto
+    for s in plan.steps[: last + 1]:
+        if s.index == plan.input:
+            out.every[s.index] = (region.lower, region.upper)
+            linear_so_far.add(s.index)
+            if zonotope:
+                zonotopes[s.index] = zonotope_input(region, plan.rounding.unit)
+                total = zonotopes[s.index].generators.shape[1]
+            continue
+        if s.nonlinear is not None:
+            z = s.inputs[0]
+            if z not in out.boxes:
+                out.boxes[z] = _input_box(plan, region, out, z, back and not (z in linear_so_far and region.ball is None), rows_at_once, refine)
+                out.every[z] = out.boxes[z]
+            out.lines[s.index] = relax(s, *out.boxes[z], plan.rounding.unit)
+        elif all(i in linear_so_far for i in s.inputs):
+            linear_so_far.add(s.index)
+        out.every[s.index] = interval_step(plan, s, [out.every[i] for i in s.inputs])
+        if zonotope:
+            box = out.boxes.get(s.inputs[0]) if s.nonlinear is not None else None
+            zonotopes[s.index] = zonotope_step(plan, s, [zonotopes[i] for i in s.inputs], box, total)
+            total = max(total, zonotopes[s.index].generators.shape[1])
+            out.every[s.index] = _meet(out.every[s.index], zonotopes[s.index].bounds(plan.rounding.unit))
+            if total > 3 * max(step.size for step in plan.steps):
+                zonotope, zonotopes = False, {}
+    return out
+
+
+def _worthwhile(plan: Plan, region: Region) -> bool:
+    free = int((region.upper > region.lower).any(0).sum())
+    widest = max((s.size for s in plan.steps if s.nonlinear is not None), default=0)
+    return free <= widest and len(region) * free * widest <= 50_000_000
+
+
+def _meet(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.maximum(a[0], b[0]), torch.minimum(a[1], b[1])
+
+
+def _input_box(
+    plan: Plan, region: Region, out: Bounded, z: int, back: bool, rows_at_once: int, refine: Refine | None
+) -> tuple[Tensor, Tensor]:
+    """Bounds of the input of a nonlinear node: forward bounds, then rows for the neurons that are still curved."""
+    lower, upper = (t.expand(len(region), -1) for t in out.every[z])
+    if not back:
+        return lower, upper
+    curved = torch.zeros(lower.shape, dtype=torch.bool, device=lower.device)
+    for s in plan.steps:
+        if s.nonlinear is not None and s.inputs[0] == z:
+            shape = (len(lower), *s.shape)
+            curved |= s.nonlinear.curved(lower.reshape(shape), upper.reshape(shape)).reshape(lower.shape)
+    index = torch.nonzero(curved.any(0)).squeeze(1)
+    if len(index) == 0:
+        return lower, upper
+    lower, upper = lower.clone(), upper.clone()
+    charge = charges(plan, region, out.boxes, z)
+    chunk = max(1, rows_at_once // max(1, len(region)))
+    for part in index.split(chunk):
+        if refine is not None:
+            low, high = refine(z, part, out.lines, charge)
+        else:
+            low, high = _rows(plan, region, out.lines, plan.steps[z], part, charge)
+        lower[:, part] = torch.maximum(lower[:, part], low)
+        upper[:, part] = torch.minimum(upper[:, part], high)
+    return lower, torch.maximum(lower, upper)
+
+
+def _rows(
+    plan: Plan, region: Region, lines: dict[int, Lines], step: Step, index: Tensor, charge: dict[int, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Back-substituted bounds of the neurons ``index`` of a node, each ``(B, len(index))``."""
+    unit = torch.zeros((2, len(index), step.size), dtype=plan.dtype, device=plan.device)
+    at = torch.arange(len(index), device=index.device)
+    unit[0, at, index] = 1.0
+    unit[1, at, index] = -1.0
+    swept = backward(plan, region, lines, step.index, unit.reshape(1, -1, step.size), charge=charge)
+    low, high = swept.lower.split(len(index), dim=1)
+    return low, -high

@@ -1,0 +1,98 @@
+"""The batched torch engine on one case of a property: attack, root bounds, optimised slopes, search over neuron signs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ascertain.certify.bounds import Bounded, bound_nodes
+from ascertain.certify.falsify import descend
+from ascertain.certify.plan import Plan
+from ascertain.certify.region import Ball, Region
+from ascertain.certify.search.neuron_split import NeuronSearch, Outcome
+from ascertain.certify.strategy import Job
+from ascertain.graph.graph import Graph
+from ascertain.properties.property import Case
+from ascertain.properties.sets import InputSet, LpBall
+
+__all__ = ["DeepEngine", "region_of"]
+
+
+def region_of(sets: InputSet, dtype: torch.dtype, device: torch.device) -> Region:
+    """The engine's view of an input set: its bounding box, and the ball itself for p = 1 and 2. A polytope's extra rows are dropped (sound)."""
+    box = sets.box()
+    lower = torch.as_tensor(box.lower, dtype=dtype, device=device).unsqueeze(0)
+    upper = torch.as_tensor(box.upper, dtype=dtype, device=device).unsqueeze(0)
+    if isinstance(sets, LpBall) and sets.p != float("inf"):
+        center = torch.as_tensor(sets.center(), dtype=dtype, device=device)
+        return Region(lower, upper, Ball(center, float(sets.radius), float(sets.p)))
+    return Region(lower, upper)
+
+
+@dataclass(eq=False)
+class DeepEngine:
+    """Compiled once for a network, then asked for one case after the other."""
+
+    job: Job
+    lowered: Graph
+    exact: Plan = field(init=False)
+    fast: Plan = field(init=False)
+
+    def __post_init__(self) -> None:
+        torch.set_num_threads(self.job.threads)
+        device = self.job.device
+        self.exact = Plan.compile(self.lowered, torch.float64, device)
+        self.fast = Plan.compile(self.lowered, torch.float32, device)
+
+    def attack(self, index: int, case: Case, *, restarts: int, steps: int, deadline: float) -> bool:
+        """Whether descent found a witness."""
+        return descend(
+            self.fast,
+            region_of(case.set, torch.float32, self.fast.device),
+            case.unsafe,
+            lambda points: self._confirm(index, points),
+            restarts=restarts,
+            steps=steps,
+            deadline=deadline,
+            seed=self.job.seed,
+            stop=self.job.stop,
+        )
+
+    def root(self, case: Case) -> tuple[Region, Bounded]:
+        """The region and proved bounds of all neurons over it."""
+        region = region_of(case.set, torch.float64, self.exact.device)
+        widest = max(s.size for s in self.exact.steps)
+        rows = max(16, min(4096, int(self.job.memory / (64.0 * widest))))
+        return region, bound_nodes(self.exact, region, rows_at_once=rows)
+
+    def solve(self, index: int, case: Case, deadline: float) -> Outcome:
+        """Decides one case."""
+        self.job.tell("attack", 0.0, 1, 0, float("nan"))
+        if self.attack(index, case, restarts=4, steps=30, deadline=min(deadline, time.monotonic() + 5.0)):
+            return Outcome("violated", "attack", 0, float("nan"), 0.0)
+        region, bounded = self.root(case)
+        search = NeuronSearch(
+            self.exact,
+            self.fast,
+            region,
+            bounded,
+            case.unsafe,
+            lambda points: self._confirm(index, points, case),
+            deadline,
+            self.job.stop,
+            self.job.tell,
+        )
+        return search.run()
+
+    def _confirm(self, index: int, points: Tensor, case: Case | None = None) -> bool:
+        """Replays points; with a case, only those that the compiled plan already finds unsafe."""
+        if case is not None:
+            from ascertain.certify.falsify import stack_atoms, violation
+
+            rows, limits = stack_atoms(case.unsafe, self.fast.dtype, self.fast.device)
+            every = violation(self.fast.forward(points.to(self.fast.dtype))[self.fast.output], rows, limits)
+            points = points[(every <= 1e-5).any(1)]
+        return len(points) > 0 and self.job.confirm(index, points.double().cpu().numpy())
