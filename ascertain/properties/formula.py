@@ -1,0 +1,272 @@
+"""Any nesting of and/or over linear atoms, normalised to cases: input sets with disjunctions of output conjunctions.
+
+Formulas carry no ``not``: readers push it down to the atoms, before bounds are rounded, because rounding has a direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
+from typing import NamedTuple
+
+import numpy as np
+
+from ascertain.errors import PropertyError
+from ascertain.properties.decimals import round_fraction
+from ascertain.properties.property import Atoms, Case
+from ascertain.properties.sets import Box, InputSet, Polytope
+
+__all__ = ["FALSE", "TRUE", "All", "Any", "Bound", "Formula", "Linear", "Variables", "atom", "cases"]
+
+_MOST_CONJUNCTIONS = 200_000
+_MOST_ENTRIES = 2**28
+
+
+class Bound(NamedTuple):
+    """variable <= value (``upper``) or >= value, the value already rounded outward."""
+
+    output: bool
+    index: int
+    upper: bool
+    value: float
+    strict: bool
+
+
+class Linear(NamedTuple):
+    """sum of coefficient * variable <= bound over at least two variables; (index, coefficient) pairs in order of index."""
+
+    inputs: tuple[tuple[int, float], ...]
+    outputs: tuple[tuple[int, float], ...]
+    bound: float
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Conjunction."""
+
+    parts: tuple[Formula, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Any:
+    """Disjunction."""
+
+    parts: tuple[Formula, ...]
+
+
+Formula = Bound | Linear | All | Any
+TRUE, FALSE = All(()), Any(())
+Conjunction = list[Bound | Linear]
+
+
+@dataclass(frozen=True)
+class Variables:
+    """The variables of a property, flat, as its file names them (for messages)."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def atom(terms: Mapping[tuple[bool, int], Fraction], bound: Fraction, strict: bool) -> Formula:
+    """sum of terms (keys: whether an output, index) <= bound, with float64 coefficients and the bound rounded up.
+
+    Coefficients become exact by scaling the row with an integer where that is possible; otherwise the nearest float64 is read.
+    """
+    used = {key: value for key, value in terms.items() if value}
+    if not used:
+        return TRUE if (bound > 0 or (bound == 0 and not strict)) else FALSE
+    if len(used) == 1:
+        [((output, index), factor)] = used.items()
+        value, sharp = round_fraction(bound / factor, up=factor > 0)
+        return Bound(output, index, factor > 0, value, strict or (output and not sharp))
+    scale = Fraction(1)
+    if any(float(value) != value for value in used.values()):
+        whole = Fraction(lcm(*(value.denominator for value in used.values())))
+        if all(abs(value * whole) <= 2**53 for value in used.values()):
+            scale = whole
+    limit, sharp = round_fraction(bound * scale, up=True)
+    ordered = sorted((key, float(value * scale)) for key, value in used.items())
+    inputs = tuple((index, c) for (output, index), c in ordered if not output)
+    outputs = tuple((index, c) for (output, index), c in ordered if output)
+    return Linear(inputs, outputs, limit, strict or (bool(outputs) and not sharp))
+
+
+def _flatten(formula: Formula) -> tuple[Conjunction, list[list[Conjunction]]]:
+    """A formula as common atoms and a list of disjunctions of conjunctions, all of which must hold."""
+    if isinstance(formula, (Bound, Linear)):
+        return [formula], []
+    if isinstance(formula, Any):
+        branches = [branch for part in formula.parts for branch in _expand(part)]
+        return (branches[0], []) if len(branches) == 1 else ([], [branches])
+    common: Conjunction = []
+    choices: list[list[Conjunction]] = []
+    for part in formula.parts:
+        more, others = _flatten(part)
+        common += more
+        choices += others
+    return common, choices
+
+
+def _multiply(choices: list[list[Conjunction]]) -> list[Conjunction]:
+    """The disjunction of all ways to pick one conjunction from each choice."""
+    product: list[Conjunction] = [[]]
+    for branches in sorted(choices, key=len):
+        if len(product) * len(branches) > _MOST_CONJUNCTIONS:
+            raise PropertyError(
+                f"the property has more than {_MOST_CONJUNCTIONS} conjunctions once its and/or nesting is multiplied out; "
+                "split it into several properties."
+            )
+        product = [first + second for first in product for second in branches]
+    return product
+
+
+def _expand(formula: Formula) -> list[Conjunction]:
+    common, choices = _flatten(formula)
+    return [common + rest for rest in _multiply(choices)]
+
+
+def cases(formula: Formula, variables: Variables) -> tuple[Case, ...]:
+    """Cases of a formula that describes the counterexamples, one for each distinct input set, in order of appearance.
+
+    Raises PropertyError when an input has no lower or upper bound, no conjunction has a point in its input set, or
+    multiplying out is too large. Conjunctions with an empty input set are dropped.
+    """
+    common, choices = _flatten(formula)
+    everywhere = _Inputs.unbounded(len(variables.inputs)).tightened(common)
+    shared = [a for a in common if _about_outputs(a)]
+    groups: dict[object, tuple[_Inputs, list[Conjunction]]] = {}
+    empty = f"{variables.inputs[everywhere.crossed()]} has no value" if everywhere.crossed() is not None else ""
+    for conjunction in _multiply(choices):
+        inputs = everywhere.tightened(conjunction)
+        crossed = inputs.crossed()
+        if crossed is not None:
+            empty = empty or f"{variables.inputs[crossed]} has no value in the last of them"
+            continue
+        group = groups.setdefault(inputs.key(), (inputs, []))
+        group[1].append(shared + [a for a in conjunction if _about_outputs(a)])
+    found = []
+    for inputs, conjunctions in groups.values():
+        made = inputs.sets(variables)
+        if made is not None:
+            found.append(Case(made[0], _matrices(conjunctions, variables), made[1]))
+        else:
+            empty = empty or "the linear constraints on the inputs have no common point"
+    if not found:
+        why = f": {empty}" if empty else ""
+        raise PropertyError(f"the property contradicts itself, no input and output satisfy all assertions{why}; correct its bounds.")
+    return tuple(found)
+
+
+def _about_outputs(a: Bound | Linear) -> bool:
+    return a.output if isinstance(a, Bound) else bool(a.outputs)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a conjunction says about the inputs alone. ``*_open``: the bound itself is excluded."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    lower_open: np.ndarray
+    upper_open: np.ndarray
+    rows: tuple[Linear, ...]
+
+    @staticmethod
+    def unbounded(n: int) -> _Inputs:
+        closed = np.zeros(n, dtype=bool)
+        return _Inputs(np.full(n, -np.inf), np.full(n, np.inf), closed, closed, ())
+
+    def tightened(self, atoms: Iterable[Bound | Linear]) -> _Inputs:
+        bounds: dict[tuple[bool, int], tuple[float, bool]] = {}
+        rows: list[Linear] = []
+        for a in atoms:
+            if isinstance(a, Bound):
+                if not a.output:
+                    key = (a.upper, a.index)
+                    # As (value, strict) with the sign of a lower bound flipped, the tighter bound is the smaller pair.
+                    new = (a.value, not a.strict) if a.upper else (-a.value, not a.strict)
+                    old = bounds.get(key)
+                    if old is None or new < old:
+                        bounds[key] = new
+            elif not a.outputs:
+                rows.append(a)
+        if not bounds and not rows:
+            return self
+        lower, upper, low_open, up_open = (v.copy() for v in (self.lower, self.upper, self.lower_open, self.upper_open))
+        for (above, i), (value, closed) in bounds.items():
+            if above and (value, closed) < (upper[i], not up_open[i]):
+                upper[i], up_open[i] = value, not closed
+            if not above and (value, closed) < (-lower[i], not low_open[i]):
+                lower[i], low_open[i] = -value, not closed
+        return _Inputs(lower, upper, low_open, up_open, tuple(sorted({*self.rows, *rows})))
+
+    def crossed(self) -> int | None:
+        """An input without any value: its lower bound is above its upper bound, or equal to it and excluded."""
+        excluded = (self.lower == self.upper) & (self.lower_open | self.upper_open)
+        bad = np.flatnonzero((self.lower > self.upper) | excluded)
+        return int(bad[0]) if len(bad) else None
+
+    def key(self) -> object:
+        return (*(v.tobytes() for v in (self.lower, self.upper, self.lower_open, self.upper_open)), self.rows)
+
+    def sets(self, variables: Variables) -> tuple[InputSet, InputSet | None] | None:
+        """(set, inner set for witnesses if it differs), or None when proved empty."""
+        for bound, word in ((self.lower, "lower"), (self.upper, "upper")):
+            missing = np.flatnonzero(np.isinf(bound))
+            if len(missing):
+                names = ", ".join(variables.inputs[i] for i in missing[:5]) + (", ..." if len(missing) > 5 else "")
+                raise PropertyError(f"no {word} bound is given for {names}; every input needs both bounds.")
+        outer = self._set(self.lower, self.upper, inner=False)
+        if outer is None:
+            return None
+        if not (np.any(self.lower_open) or np.any(self.upper_open) or any(row.strict for row in self.rows)):
+            return outer, None
+        lower = np.where(self.lower_open, np.nextafter(self.lower, np.inf), self.lower)
+        upper = np.where(self.upper_open, np.nextafter(self.upper, -np.inf), self.upper)
+        # No float64 point between strict bounds: the closed set is proved on, and a witness is left no room but its lower corner.
+        inner = self._set(lower, np.maximum(lower, upper), inner=True)
+        return outer, inner
+
+    def _set(self, lower: np.ndarray, upper: np.ndarray, inner: bool) -> InputSet | None:
+        box = Box(lower, upper)
+        if not self.rows:
+            return box
+        matrix = np.zeros((len(self.rows), box.size))
+        for r, row in enumerate(self.rows):
+            for i, c in row.inputs:
+                matrix[r, i] = c
+        bound = np.array([np.nextafter(row.bound, -np.inf) if inner and row.strict else row.bound for row in self.rows])
+        try:
+            return Polytope(box, matrix, bound)
+        except PropertyError:
+            return None
+
+
+def _matrices(conjunctions: list[Conjunction], variables: Variables) -> tuple[Atoms, ...]:
+    """Output conjunctions as arrays; equal ones once."""
+    n_in, n_out = len(variables.inputs), len(variables.outputs)
+    distinct = list(dict.fromkeys(tuple(conjunction) for conjunction in conjunctions))
+    if sum(map(len, distinct)) * n_out > _MOST_ENTRIES:
+        raise PropertyError(f"the property has {len(distinct)} conjunctions over {n_out} outputs, too many to hold; split it.")
+    return tuple(_atoms(conjunction, n_in, n_out) for conjunction in distinct)
+
+
+def _atoms(conjunction: tuple[Bound | Linear, ...], n_in: int, n_out: int) -> Atoms:
+    matrix = np.zeros((len(conjunction), n_out))
+    mixed = np.zeros((len(conjunction), n_in)) if any(isinstance(a, Linear) and a.inputs for a in conjunction) else None
+    bound = np.zeros(len(conjunction))
+    for r, a in enumerate(conjunction):
+        if isinstance(a, Bound):
+            sign = 1.0 if a.upper else -1.0
+            matrix[r, a.index], bound[r] = sign, sign * a.value
+            continue
+        bound[r] = a.bound
+        for j, c in a.outputs:
+            matrix[r, j] = c
+        for i, c in a.inputs:
+            if mixed is not None:
+                mixed[r, i] = c
+    return Atoms(matrix, bound, np.array([a.strict for a in conjunction], dtype=bool), mixed)
