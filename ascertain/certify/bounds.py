@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ascertain.certify.forward import Zonotope, interval_step, zonotope_input, zonotope_step
-from ascertain.certify.linear import Boxes, Lines, backward, charges, relax
+from ascertain.certify.linear import Boxes, Charges, Lines, backward, charges, relax
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Region
 
 __all__ = ["Bounded", "bound_nodes"]
 
-Refine = Callable[[int, Tensor, dict[int, Lines], dict[int, Tensor]], tuple[Tensor, Tensor]]
+Refine = Callable[[int, Tensor, dict[int, Lines], Charges], tuple[Tensor, Tensor]]
 
 
 @dataclass(eq=False)
@@ -26,6 +26,7 @@ class Bounded:
     lines: dict[int, Lines] = field(default_factory=dict)
     every: Boxes = field(default_factory=dict)
     """Forward bounds of every node."""
+    charge: Charges = field(default_factory=Charges)
 
 
 def bound_nodes(
@@ -104,7 +105,7 @@ def _input_box(
     if len(index) == 0:
         return lower, upper
     lower, upper = lower.clone(), upper.clone()
-    charge = charges(plan, region, out.boxes, z)
+    charge = charges(plan, region, out.boxes, z, out.charge)
     chunk = max(1, rows_at_once // max(1, len(region)))
     for part in index.split(chunk):
         if refine is not None:
@@ -116,12 +117,18 @@ def _input_box(
     return lower, torch.maximum(lower, upper)
 
 
-def _rows(
-    plan: Plan, region: Region, lines: dict[int, Lines], step: Step, index: Tensor, charge: dict[int, Tensor]
-) -> tuple[Tensor, Tensor]:
+def _rows(plan: Plan, region: Region, lines: dict[int, Lines], step: Step, index: Tensor, charge: Charges) -> tuple[Tensor, Tensor]:
     """Back-substituted bounds of the neurons ``index`` of a node, each ``(B, len(index))``."""
-    unit = torch.zeros((2, len(index), step.size), dtype=plan.dtype, device=plan.device)
+    rows = step.affine.restrict(index, *step.shapes) if step.affine is not None and len(step.inputs) == 1 else None
+    if rows is not None:
+        flat = rows.reshape(len(index), -1)
+        swept = backward(plan, region, lines, step.inputs[0], torch.cat([flat, -flat]).unsqueeze(0), charge=charge)
+        low, high = swept.lower.split(len(index), dim=1)
+        level = 0.0 if step.offset is None else step.offset[index]
+        room = charge.weights[step.index][index]
+        return low + level - room, level + room - high
     at = torch.arange(len(index), device=index.device)
+    unit = torch.zeros((2, len(index), step.size), dtype=plan.dtype, device=plan.device)
     unit[0, at, index] = 1.0
     unit[1, at, index] = -1.0
     swept = backward(plan, region, lines, step.index, unit.reshape(1, -1, step.size), charge=charge)

@@ -5,20 +5,26 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ascertain.certify.bounds import Bounded, bound_nodes
-from ascertain.certify.falsify import descend
+from ascertain.certify.falsify import descend, stack_atoms, violation
+from ascertain.certify.linear import backward, charges
+from ascertain.certify.optimize import Multipliers, optimize
 from ascertain.certify.plan import Plan
 from ascertain.certify.region import Ball, Region
 from ascertain.certify.search.neuron_split import NeuronSearch, Outcome
 from ascertain.certify.strategy import Job
-from ascertain.graph.graph import Graph
+from ascertain.errors import DataError
+from ascertain.graph import Graph, lower
 from ascertain.properties.property import Case
 from ascertain.properties.sets import InputSet, LpBall
 
-__all__ = ["DeepEngine", "region_of"]
+__all__ = ["DeepEngine", "output_bounds", "region_of"]
+
+METHODS = ("alpha", "crown", "interval", "zonotope")
 
 
 def region_of(sets: InputSet, dtype: torch.dtype, device: torch.device) -> Region:
@@ -72,7 +78,7 @@ class DeepEngine:
         """Decides one case."""
         self.job.tell("attack", 0.0, 1, 0, float("nan"))
         if self.attack(index, case, restarts=4, steps=30, deadline=min(deadline, time.monotonic() + 5.0)):
-            return Outcome("violated", "attack", 0, float("nan"), 0.0)
+            return Outcome("violated", "", 0, float("nan"), 0.0, "attack")
         region, bounded = self.root(case)
         search = NeuronSearch(
             self.exact,
@@ -90,9 +96,33 @@ class DeepEngine:
     def _confirm(self, index: int, points: Tensor, case: Case | None = None) -> bool:
         """Replays points; with a case, only those that the compiled plan already finds unsafe."""
         if case is not None:
-            from ascertain.certify.falsify import stack_atoms, violation
-
             rows, limits = stack_atoms(case.unsafe, self.fast.dtype, self.fast.device)
             every = violation(self.fast.forward(points.to(self.fast.dtype))[self.fast.output], rows, limits)
             points = points[(every <= 1e-5).any(1)]
         return len(points) > 0 and self.job.confirm(index, points.double().cpu().numpy())
+
+
+def output_bounds(
+    network: Graph, sets: InputSet, method: str, steps: int, device: str, threads: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Proved bounds of every output over a set; see `ascertain.certify.verify.bound`."""
+    if method not in METHODS:
+        raise DataError(f"{method!r} is no bound method; choose one of {', '.join(METHODS)}.")
+    torch.set_num_threads(threads)
+    plan = Plan.compile(lower(network), torch.float64, device)
+    region = region_of(sets, torch.float64, plan.device)
+    bounded = bound_nodes(plan, region, back=method in ("crown", "alpha"), zonotope=None if method == "crown" else method == "zonotope")
+    low, high = (t[0] for t in bounded.every[plan.output])
+    if method in ("crown", "alpha"):
+        charge = charges(plan, region, bounded.boxes, plan.output, bounded.charge)
+        eye = torch.eye(plan.steps[plan.output].size, dtype=plan.dtype, device=plan.device)
+        rows = torch.cat([eye, -eye]).unsqueeze(0)
+        lines = bounded.lines
+        if method == "alpha":
+            start = Multipliers.start(plan, lines, plan.output, 1, rows.shape[1])
+            _, best = optimize(plan, region, lines, plan.output, rows, start, steps=steps)
+            lines = best.applied(lines)
+        swept = backward(plan, region, lines, plan.output, rows, charge=charge)
+        below, above = swept.lower[0].split(len(eye))
+        low, high = torch.maximum(low, below), torch.minimum(high, -above)
+    return low.cpu().numpy(), high.cpu().numpy()

@@ -9,14 +9,16 @@ for everything, and the sum over nodes is subtracted at the end. Evidence: PROVE
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ascertain.certify.fused import bend, concretise
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Region
 
-__all__ = ["Boxes", "Lines", "Swept", "backward", "charges", "relax"]
+__all__ = ["Boxes", "Charges", "Lines", "Swept", "backward", "charges", "relax"]
 
 Boxes = dict[int, tuple[Tensor, Tensor]]
 """Bounds (lower, upper), each ``(B, size)``, of nodes."""
@@ -32,6 +34,22 @@ class Lines:
     lower_intercept: Tensor | None = None
     """None where it is zero."""
 
+    @cached_property
+    def live(self) -> Tensor | None:
+        """Positions where some line of the batch is not zero, when they are so few that leaving the others out pays."""
+        if self.lower_intercept is not None:
+            return None
+        index = torch.nonzero((self.upper_slope != 0).any(0)[0]).squeeze(1)
+        return index if len(index) < 0.85 * self.upper_slope.shape[-1] else None
+
+
+@dataclass(eq=False)
+class Charges:
+    """Per node: ``weights`` (size,), the rounding charge of a coefficient, and ``reach`` (size,), a bound of |value| over the region."""
+
+    weights: dict[int, Tensor] = field(default_factory=dict)
+    reach: dict[int, Tensor] = field(default_factory=dict)
+
 
 @dataclass(eq=False)
 class Swept:
@@ -42,7 +60,7 @@ class Swept:
     rows: Tensor
     """``(b, S, input size)`` coefficients on the input."""
     constant: Tensor
-    """``(B, S)`` constant of the linear lower bound ``rows . x + constant``."""
+    """``(B, S)`` constant of the linear lower bound ``rows . x + constant`` (rounding charges already subtracted)."""
     kept: dict[int, Tensor] = field(default_factory=dict)
     """Coefficients on the output of each nonlinear node, when asked for."""
 
@@ -70,44 +88,45 @@ def relax(step: Step, lower: Tensor, upper: Tensor, unit: float) -> Lines:
     return Lines(flat(slope), flat(slope), flat(high + room), flat(low - room))
 
 
-def charges(plan: Plan, region: Region, boxes: Boxes, start: int) -> dict[int, Tensor]:
+def charges(plan: Plan, region: Region, boxes: Boxes, start: int, known: Charges | None = None) -> Charges:
     """For each node below ``start`` the vector c_k such that one backward pass errs by at most sum_k |A_k| . c_k on the region.
 
-    ``boxes`` holds bounds of the inputs of nonlinear nodes over (a superset of) the region. Relative errors counted: the affine map
-    itself, the dot product with its offset, the sum over consumers, the scaling by slopes and the final sums.
+    ``boxes`` holds bounds of the inputs of nonlinear nodes over (a superset of) the region; ``known`` is extended. Relative errors counted: the
+    affine map itself, the dot product with its offset, the sum over consumers, the scaling by slopes and the final sums.
     """
-    found: dict[int, Tensor] = {}
-    size: dict[int, Tensor] = {}
-    steps = len(plan.steps)
+    out = Charges() if known is None else known
+    steps, unit = len(plan.steps), plan.rounding.unit
     for s in reversed(plan.order(start)):
-        if s.index == plan.input:
-            reach = region.magnitude
-        elif s.value is not None:
-            reach = s.value.abs()
-        elif s.magnitude is not None:
-            args = [size[i].reshape(1, *shape) for i, shape in zip(s.inputs, s.shapes, strict=True)]
+        if s.index in out.weights:
+            continue
+        if s.nonlinear is not None:
+            out.reach[s.index], level = _bent_reach(s, *boxes[s.inputs[0]], unit)
+            out.weights[s.index] = plan.rounding.gamma(s.size + steps) * level + plan.rounding.tiny
+            continue
+        if s.magnitude is not None:
+            args = [out.reach[i].reshape(1, *shape) for i, shape in zip(s.inputs, s.shapes, strict=True)]
             reach = s.magnitude.forward(*args).reshape(-1) * (1 + 2 * s.gamma)
         else:
-            before = s.inputs[0]
-            operator = s.nonlinear
-            if operator is None or before not in boxes:
-                raise KeyError(f"no bounds for the input of node {s.index}")
-            l, u = boxes[before]
-            shape = (len(l), *s.shape)
-            low, high = operator.interval(l.reshape(shape), u.reshape(shape))
-            after = torch.maximum(low.abs(), high.abs()).reshape(len(l), -1).amax(0) * (1 + 8 * plan.rounding.unit)
-            inside = torch.maximum(l.abs(), u.abs()).amax(0)
-            line = relax(s, l, u, plan.rounding.unit)
-            steep = torch.maximum(line.lower_slope.abs(), line.upper_slope.abs()).amax(0)[0].clamp_min(1.0)
-            level = line.upper_intercept.abs().amax(0)[0]
-            if line.lower_intercept is not None:
-                level = torch.maximum(level, line.lower_intercept.abs().amax(0)[0])
-            size[s.index] = after
-            found[s.index] = plan.rounding.gamma(s.size + steps) * (level + after + steep * inside) + plan.rounding.tiny
-            continue
-        size[s.index] = reach
-        found[s.index] = (s.gamma + plan.rounding.gamma(s.size + steps + plan.consumers[s.index])) * reach + plan.rounding.tiny
-    return found
+            reach = region.magnitude if s.value is None else s.value.abs()
+        out.reach[s.index] = reach
+        out.weights[s.index] = (s.gamma + plan.rounding.gamma(s.size + steps + plan.consumers[s.index])) * reach + plan.rounding.tiny
+    return out
+
+
+def _bent_reach(step: Step, lower: Tensor, upper: Tensor, unit: float) -> tuple[Tensor, Tensor]:
+    """Largest |f| over the batch of boxes, and what the error of one coefficient on f is multiplied with: intercepts, f, and slope times input."""
+    operator = step.operator
+    inside = torch.maximum(lower.abs(), upper.abs()).amax(0)
+    if operator.rectifier:  # type: ignore[attr-defined]
+        after = upper.clamp(min=0).amax(0)
+        return after, 3 * inside
+    shape = (len(lower), *step.shape)
+    low, high = operator.interval(lower.reshape(shape), upper.reshape(shape))  # type: ignore[attr-defined]
+    after = torch.maximum(low.abs(), high.abs()).reshape(len(lower), -1).amax(0) * (1 + 8 * unit)
+    line = relax(step, lower, upper, unit)
+    parts = (line.lower_slope, line.upper_slope, line.upper_intercept, line.lower_intercept)
+    low_slope, high_slope, high_level, low_level = (torch.zeros_like(inside) if t is None else t.abs().amax(0)[0] for t in parts)
+    return after, torch.maximum(low_level, high_level) + after + torch.maximum(low_slope, high_slope).clamp_min(1.0) * inside
 
 
 def backward(
@@ -117,7 +136,7 @@ def backward(
     start: int,
     rows: Tensor,
     *,
-    charge: dict[int, Tensor] | None = None,
+    charge: Charges | None = None,
     shift: dict[int, Tensor] | None = None,
     keep: bool = False,
 ) -> Swept:
@@ -127,47 +146,82 @@ def backward(
     """
     count = rows.shape[1]
     pending: dict[int, Tensor] = {start: rows}
+    weights = None if charge is None else charge.weights
+    counted: set[int] = set()
+    live: dict[int, Tensor] = {}
     constant = torch.zeros((1, count), dtype=rows.dtype, device=rows.device)
-    error = torch.zeros((1, count), dtype=rows.dtype, device=rows.device)
     kept: dict[int, Tensor] = {}
+    on_cpu = rows.device.type == "cpu"
 
     def add(node: int, a: Tensor) -> None:
         pending[node] = pending[node] + a if node in pending else a
 
     for s in plan.order(start):
-        a = pending.pop(s.index, None)
-        if a is None:
+        a = pending.get(s.index)
+        if a is None or s.index == plan.input:
             continue
-        if charge is not None:
-            error = error + a.abs() @ charge[s.index]
-        if s.index == plan.input:
-            pending[plan.input] = a
-        elif s.value is not None:
+        del pending[s.index]
+        fused = s.nonlinear is not None and on_cpu and lines[s.index].lower_intercept is None
+        if weights is not None and not fused and s.index not in counted:
+            constant = constant - a.abs() @ weights[s.index]
+        if s.value is not None:
             constant = constant + a @ s.value
         elif s.affine is not None:
             if s.offset is not None:
                 constant = constant + a @ s.offset
-            flat = a.reshape(-1, *s.shape)
-            for i, g in zip(s.inputs, s.affine.adjoint(flat, *s.shapes), strict=True):
+            for i, g in zip(s.inputs, _pull(s, a, live.get(s.index)), strict=True):
                 add(i, g.reshape(a.shape[0], count, -1))
         else:
             if keep:
                 kept[s.index] = a
-            line = lines[s.index]
-            positive = a.clamp(min=0)
-            negative = a - positive
-            constant = constant + _contract(negative, line.upper_intercept)
-            if line.lower_intercept is not None:
-                constant = constant + _contract(positive, line.lower_intercept)
-            out = positive * line.lower_slope + negative * line.upper_slope
-            if shift is not None and s.index in shift:
-                out = out + shift[s.index]
-            add(s.inputs[0], out)
+            z, line = s.inputs[0], lines[s.index]
+            moved = None if shift is None else shift.get(s.index)
+            if fused:
+                alone = plan.consumers[z] == 1 and moved is None and z != plan.input
+                if alone and weights is not None:
+                    counted.add(z)
+                if alone and line.live is not None:
+                    live[z] = line.live
+                pair = (None, None) if weights is None else (weights[s.index], weights[z] if alone else None)
+                out, level, error = bend(a, line.lower_slope, line.upper_slope, line.upper_intercept, *pair)
+                constant = constant + level - error
+            else:
+                out, level = _through(a, line)
+                constant = constant + level
+            add(z, out if moved is None else out + moved)
     rows_in = pending.get(plan.input)
     if rows_in is None:
         rows_in = torch.zeros((1, count, plan.steps[plan.input].size), dtype=rows.dtype, device=rows.device)
-    lower = region.minimum(rows_in, plan.rounding.unit) + constant - error
+    lower = _minimum(plan, region, rows_in, None if weights is None else weights[plan.input]) + constant
     return Swept(lower, rows_in, constant.expand(lower.shape), kept)
+
+
+def _pull(step: Step, a: Tensor, live: Tensor | None) -> tuple[Tensor, ...]:
+    """Rows (b, S, size) through the transposed affine map, leaving out coefficients known to be zero where that is cheaper."""
+    if step.affine is None:
+        raise TypeError("only affine steps have a transpose")
+    if live is not None and len(step.shapes) == 1 and a.shape[0] * a.shape[1] >= 32:
+        rows = step.affine.restrict(live, *step.shapes)
+        if rows is not None:
+            return (a[:, :, live].reshape(-1, len(live)) @ rows.reshape(len(live), -1),)
+    return step.affine.adjoint(a.reshape(-1, *step.shape), *step.shapes)
+
+
+def _minimum(plan: Plan, region: Region, rows: Tensor, charge: Tensor | None) -> Tensor:
+    if region.ball is None and rows.device.type == "cpu":
+        return concretise(rows, region.lower, region.upper, charge)
+    value = region.minimum(rows, plan.rounding.unit)
+    return value if charge is None else value - rows.abs() @ charge
+
+
+def _through(a: Tensor, line: Lines) -> tuple[Tensor, Tensor]:
+    """Coefficients through lines: the lower line where they are positive, the upper one where negative; and the constant."""
+    positive = a.clamp(min=0)
+    negative = a - positive
+    constant = _contract(negative, line.upper_intercept)
+    if line.lower_intercept is not None:
+        constant = constant + _contract(positive, line.lower_intercept)
+    return positive * line.lower_slope + negative * line.upper_slope, constant
 
 
 def _contract(a: Tensor, b: Tensor) -> Tensor:

@@ -110,6 +110,10 @@ class Affine(Operator):
         """The operator with every coefficient and the offset replaced by a bound on its absolute value."""
         return self
 
+    def restrict(self, index: Array, *shapes: Shape) -> Array | None:
+        """The rows ``(len(index), *shape_0)`` of the single matrix L_0 at flat output positions, when they can be had without computing."""
+        return None
+
     def terms(self, *shapes: Shape) -> int:
         """Rounded operations in the longest sum of ``forward`` or ``adjoint``; 0 where no rounding can happen (pure movement)."""
         return 0

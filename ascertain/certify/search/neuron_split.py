@@ -48,6 +48,7 @@ class Outcome:
     visited: int
     worst: float
     share: float
+    strategy: str = "neuron split"
 
 
 @dataclass(order=True, eq=False)
@@ -105,7 +106,7 @@ class NeuronSearch:
         self.nodes = [k for k in self.exact.nonlinear if self._splittable(k)]
         self.sizes = [self.exact.steps[k].size for k in self.nodes]
         self.count = max(len(a.bound) for a in self.unsafe)
-        self.charge = charges(self.exact, self.region, self.bounded.boxes, self.exact.output)
+        self.charge = charges(self.exact, self.region, self.bounded.boxes, self.exact.output, self.bounded.charge)
         rows, limits = [], []
         for atoms in self.unsafe:
             pick = [i % len(atoms.bound) for i in range(self.count)]

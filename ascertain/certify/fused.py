@@ -1,0 +1,89 @@
+"""The elementwise parts of back-substitution in one pass over memory each: numba loops on the storage of CPU tensors.
+
+Sums may be reassociated and contracted (never otherwise changed), which gamma(n) covers for any order.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["bend", "concretise", "set_threads"]
+
+_LOOSE = {"reassoc", "contract"}
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_LOOSE, error_model="numpy")
+def _bend_row(row, lo, hi, level, charge, below, target):  # type: ignore[no-untyped-def]
+    total = 0.0
+    wrong = 0.0
+    for i in range(row.size):
+        v = row[i]
+        plus = max(v, 0.0)
+        minus = min(v, 0.0)
+        w = plus * lo[i] + minus * hi[i]
+        target[i] = w
+        total += minus * level[i]
+        wrong += abs(v) * charge[i] + abs(w) * below[i]
+    return total, wrong
+
+
+@numba.njit(nogil=True, cache=True, parallel=True)
+def _bend(a, lo, hi, level, charge, below, out, constant, error):  # type: ignore[no-untyped-def]
+    batch, count, _ = out.shape
+    for r in numba.prange(batch * count):
+        b, s = r // count, r % count
+        constant[b, s], error[b, s] = _bend_row(
+            a[b % a.shape[0], s], lo[b % lo.shape[0], s % lo.shape[1]], hi[b % hi.shape[0]], level[b % level.shape[0]], charge, below, out[b, s]
+        )
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_LOOSE, error_model="numpy")
+def _least(row, lower, upper, charge):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(row.size):
+        v = row[i]
+        total += max(v, 0.0) * lower[i] + min(v, 0.0) * upper[i] - abs(v) * charge[i]
+    return total
+
+
+@numba.njit(nogil=True, cache=True, parallel=True)
+def _concretise(a, lower, upper, charge, out):  # type: ignore[no-untyped-def]
+    batch, count = out.shape
+    for r in numba.prange(batch * count):
+        b, s = r // count, r % count
+        out[b, s] = _least(a[b % a.shape[0], s], lower[b % lower.shape[0]], upper[b % upper.shape[0]], charge)
+
+
+def _flat(t: Tensor) -> np.ndarray:
+    return np.asarray(t.contiguous().numpy()).reshape(len(t), -1)
+
+
+def bend(
+    a: Tensor, lo: Tensor, hi: Tensor, level: Tensor, charge: Tensor | None, below: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Coefficients a (b, S, n) through lines with slopes lo (b, s, n) where positive, hi (b, 1, n) where negative, intercepts level (b, 1, n).
+
+    Returns out = max(a, 0) lo + min(a, 0) hi (B, S, n), the constant sum min(a, 0) level, and sum |a| charge + |out| below, (B, S) each.
+    """
+    batch, count, size = max(len(a), len(lo), len(hi)), a.shape[1], a.shape[2]
+    out, constant, error = torch.empty((batch, count, size), dtype=a.dtype), *torch.empty((2, batch, count), dtype=a.dtype)
+    none = np.zeros(size, dtype=out.numpy().dtype)
+    weights = [none if c is None else c.numpy() for c in (charge, below)]
+    _bend(a.contiguous().numpy(), lo.contiguous().numpy(), _flat(hi), _flat(level), *weights, out.numpy(), constant.numpy(), error.numpy())
+    return out, constant, error
+
+
+def concretise(a: Tensor, lower: Tensor, upper: Tensor, charge: Tensor | None) -> Tensor:
+    """Minimum of the rows a (b, S, n) over boxes lower, upper (B, n), less sum |a| charge: ``(B, S)``."""
+    out = torch.empty((max(len(a), len(lower)), a.shape[1]), dtype=a.dtype)
+    weights = np.zeros(a.shape[2], dtype=out.numpy().dtype) if charge is None else charge.numpy()
+    _concretise(a.contiguous().numpy(), lower.contiguous().numpy(), upper.contiguous().numpy(), weights, out.numpy())
+    return out
+
+
+def set_threads(count: int) -> None:
+    """Threads of the loops, at most the number numba was started with."""
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))

@@ -1,0 +1,141 @@
+"""The calls people make: verify a property, bound the outputs, look for a counterexample, certify a radius."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ascertain.certify.result import Bounds, Progress, Status, Verdict, Witness
+from ascertain.certify.strategy import Job
+from ascertain.errors import AscertainError, DataError, ShapeError
+from ascertain.evidence import Evidence
+from ascertain.graph.graph import Graph
+from ascertain.properties import Box, Property, robust
+from ascertain.properties.sets import InputSet
+
+__all__ = ["Radius", "bound", "falsify", "radius", "verify"]
+
+
+def verify(
+    network: Graph,
+    property: Property,
+    *,
+    timeout: float = 60.0,
+    memory: float = 0.5,
+    threads: int | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Verdict:
+    """Decides whether a network has a property.
+
+    ``timeout`` in seconds; ``memory`` as a share of the machine's; ``progress`` is called about ten times a second; ``stop`` is polled and
+    ends the search with what is known so far, as Ctrl-C does. ``holds`` is PROVED: every float comparison behind it has its rounding error
+    subtracted. ``violated`` comes with a witness that was replayed on the original model. Raises ShapeError when sizes do not fit and
+    DataError for unusable options.
+    """
+    job = _job(network, property, timeout, memory, threads, device, seed, progress, stop)
+    try:
+        return job.run()
+    except KeyboardInterrupt:
+        return job.verdict(Status.UNKNOWN, reason="interrupted")
+    except MemoryError:
+        return job.verdict(Status.UNKNOWN, reason="memory: the search needed more than this machine has; give it a smaller network or set")
+
+
+def falsify(network: Graph, property: Property, *, timeout: float = 10.0, device: str = "cpu", seed: int = 0) -> Witness | None:
+    """A counterexample found by gradient descent and replayed on the original model, or None (which proves nothing)."""
+    job = _job(network, property, timeout, 0.5, None, device, seed, None, None)
+    return job.attack()
+
+
+def bound(
+    network: Graph, sets: InputSet, *, method: str = "crown", steps: int = 20, device: str = "cpu", threads: int | None = None
+) -> Bounds:
+    """Lower and upper bounds of every output over an input set.
+
+    ``method``: ``interval``, ``zonotope``, ``crown`` (back-substitution) or ``alpha`` (its slopes optimised for ``steps`` steps). Evidence: PROVED.
+    Raises ShapeError when the set does not fit the network.
+    """
+    if sets.size != network.input_size:
+        raise ShapeError(f"the set has {sets.size} coordinates, the network takes {network.input_size}; give one bound for each input.")
+    from ascertain.certify.deep import output_bounds
+
+    started = time.monotonic()
+    lower, upper = output_bounds(network, sets, method, steps, device, threads or (os.cpu_count() or 1))
+    return Bounds(lower, upper, method, Evidence.PROVED, time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class Radius:
+    """The largest radius around a point within which the label cannot change lies in [lower, upper]."""
+
+    lower: float
+    """Proved robust up to here."""
+    upper: float
+    """A witness is known at this radius; infinite when none was found."""
+    witness: Witness | None
+    evidence: Evidence
+    seconds: float
+
+
+def radius(
+    network: Graph,
+    x: np.ndarray,
+    label: int,
+    *,
+    norm: float | str = "inf",
+    limit: float = 1.0,
+    tolerance: float = 0.01,
+    timeout: float = 60.0,
+    device: str = "cpu",
+) -> Radius:
+    """Certified robustness radius of one input by bisection on `verify`, up to ``limit``, to a relative ``tolerance``."""
+    started = time.monotonic()
+    low, high, witness, proved = 0.0, limit, None, False
+    probe = limit
+    while high - low > tolerance * high:
+        left = timeout - (time.monotonic() - started)
+        if left <= 0:
+            break
+        verdict = verify(network, robust(x, probe, norm=norm, label=label), timeout=left, device=device)
+        if verdict.status is Status.HOLDS:
+            low, proved = probe, True
+        elif verdict.status is Status.VIOLATED:
+            high, witness = probe, verdict.witness
+        else:
+            break
+        if low >= limit:
+            break
+        probe = (low + high) / 2 if low > 0 else high / 4
+        if high < 1e-9 * limit:
+            break
+    upper = high if witness is not None else float("inf")
+    return Radius(low, upper, witness, Evidence.PROVED if proved or low == 0.0 else Evidence.BOUNDED, time.monotonic() - started)
+
+
+def _job(
+    network: Graph,
+    property: Property,
+    timeout: float,
+    memory: float,
+    threads: int | None,
+    device: str,
+    seed: int,
+    progress: Callable[[Progress], None] | None,
+    stop: Callable[[], bool] | None,
+) -> Job:
+    if not timeout > 0 or not 0 < memory <= 1 or (threads is not None and threads < 1):
+        raise DataError("timeout must be positive, memory a share between 0 and 1, threads at least 1; correct the options.")
+    if property.n_inputs != network.input_size or property.n_outputs != network.output_size:
+        raise ShapeError(
+            f"the property is about {property.n_inputs} inputs and {property.n_outputs} outputs, the network has {network.input_size} and "
+            f"{network.output_size}; check that they belong together."
+        )
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Job(network, property, timeout, int(memory * total), threads or (os.cpu_count() or 1), device, seed, progress, stop or (lambda: False))
