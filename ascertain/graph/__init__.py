@@ -1,0 +1,6 @@
+"""A network as data: loading, legality, passes, evaluation."""
+
+from ascertain.graph.graph import Builder, Graph, Node, Source
+from ascertain.graph.load import load
+
+__all__ = ["Builder", "Graph", "Node", "Source", "load"]

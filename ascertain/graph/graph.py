@@ -50,6 +50,8 @@ class Source:
     path: Path | None = None
     replay: Callable[[np.ndarray], np.ndarray] | None = field(default=None, compare=False)
     """Runs the ORIGINAL model on one float32 input of the graph's input shape; returns the flat output."""
+    digest: str = ""
+    """SHA-256 of the file's bytes, decompressed."""
 
 
 @dataclass(frozen=True)
