@@ -5,7 +5,7 @@ Formulas carry no ``not``: readers push it down to the atoms, before bounds are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
@@ -18,7 +18,7 @@ from ascertain.properties.decimals import round_fraction
 from ascertain.properties.property import Atoms, Case
 from ascertain.properties.sets import Box, InputSet, Polytope
 
-__all__ = ["FALSE", "TRUE", "All", "Any", "Bound", "Formula", "Linear", "Variables", "atom", "cases"]
+__all__ = ["FALSE", "TRUE", "All", "Any", "Bound", "Formula", "Linear", "Terms", "Variables", "atom", "cases"]
 
 _MOST_CONJUNCTIONS = 200_000
 _MOST_ENTRIES = 2**28
@@ -28,7 +28,7 @@ class Bound(NamedTuple):
     """variable <= value (``upper``) or >= value, the value already rounded outward."""
 
     output: bool
-    index: int
+    variable: int
     upper: bool
     value: float
     strict: bool
@@ -60,6 +60,7 @@ class Any:
 Formula = Bound | Linear | All | Any
 TRUE, FALSE = All(()), Any(())
 Conjunction = list[Bound | Linear]
+Terms = Mapping[tuple[bool, int], Fraction]
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Variables:
     outputs: tuple[str, ...]
 
 
-def atom(terms: Mapping[tuple[bool, int], Fraction], bound: Fraction, strict: bool) -> Formula:
-    """sum of terms (keys: whether an output, index) <= bound, with float64 coefficients and the bound rounded up.
+def atom(terms: Terms, bound: Fraction, strict: bool) -> Formula:
+    """Sum of terms (keys: whether an output, index) <= bound, with float64 coefficients and the bound rounded up.
 
     Coefficients become exact by scaling the row with an integer where that is possible; otherwise the nearest float64 is read.
     """
@@ -138,25 +139,24 @@ def cases(formula: Formula, variables: Variables) -> tuple[Case, ...]:
     everywhere = _Inputs.unbounded(len(variables.inputs)).tightened(common)
     shared = [a for a in common if _about_outputs(a)]
     groups: dict[object, tuple[_Inputs, list[Conjunction]]] = {}
-    empty = f"{variables.inputs[everywhere.crossed()]} has no value" if everywhere.crossed() is not None else ""
+    empty = ""
     for conjunction in _multiply(choices):
         inputs = everywhere.tightened(conjunction)
         crossed = inputs.crossed()
         if crossed is not None:
-            empty = empty or f"{variables.inputs[crossed]} has no value in the last of them"
+            empty = empty or f": the bounds of {variables.inputs[crossed]} exclude each other"
             continue
         group = groups.setdefault(inputs.key(), (inputs, []))
         group[1].append(shared + [a for a in conjunction if _about_outputs(a)])
     found = []
     for inputs, conjunctions in groups.values():
-        made = inputs.sets(variables)
-        if made is not None:
-            found.append(Case(made[0], _matrices(conjunctions, variables), made[1]))
+        points = inputs.set(variables)
+        if points is None:
+            empty = empty or ": the linear constraints on the inputs exclude each other"
         else:
-            empty = empty or "the linear constraints on the inputs have no common point"
+            found.append(Case(points, _matrices(conjunctions, variables), inputs.open()))
     if not found:
-        why = f": {empty}" if empty else ""
-        raise PropertyError(f"the property contradicts itself, no input and output satisfy all assertions{why}; correct its bounds.")
+        raise PropertyError(f"no input and output satisfy all assertions{empty}; correct them.")
     return tuple(found)
 
 
@@ -185,7 +185,7 @@ class _Inputs:
         for a in atoms:
             if isinstance(a, Bound):
                 if not a.output:
-                    key = (a.upper, a.index)
+                    key = (a.upper, a.variable)
                     # As (value, strict) with the sign of a lower bound flipped, the tighter bound is the smaller pair.
                     new = (a.value, not a.strict) if a.upper else (-a.value, not a.strict)
                     old = bounds.get(key)
@@ -212,37 +212,38 @@ class _Inputs:
     def key(self) -> object:
         return (*(v.tobytes() for v in (self.lower, self.upper, self.lower_open, self.upper_open)), self.rows)
 
-    def sets(self, variables: Variables) -> tuple[InputSet, InputSet | None] | None:
-        """(set, inner set for witnesses if it differs), or None when proved empty."""
+    def set(self, variables: Variables) -> InputSet | None:
+        """The closed input set, or None when it is proved empty."""
         for bound, word in ((self.lower, "lower"), (self.upper, "upper")):
             missing = np.flatnonzero(np.isinf(bound))
             if len(missing):
                 names = ", ".join(variables.inputs[i] for i in missing[:5]) + (", ..." if len(missing) > 5 else "")
                 raise PropertyError(f"no {word} bound is given for {names}; every input needs both bounds.")
-        outer = self._set(self.lower, self.upper, inner=False)
-        if outer is None:
-            return None
-        if not (np.any(self.lower_open) or np.any(self.upper_open) or any(row.strict for row in self.rows)):
-            return outer, None
-        lower = np.where(self.lower_open, np.nextafter(self.lower, np.inf), self.lower)
-        upper = np.where(self.upper_open, np.nextafter(self.upper, -np.inf), self.upper)
-        # No float64 point between strict bounds: the closed set is proved on, and a witness is left no room but its lower corner.
-        inner = self._set(lower, np.maximum(lower, upper), inner=True)
-        return outer, inner
-
-    def _set(self, lower: np.ndarray, upper: np.ndarray, inner: bool) -> InputSet | None:
-        box = Box(lower, upper)
+        box = Box(self.lower, self.upper)
         if not self.rows:
             return box
-        matrix = np.zeros((len(self.rows), box.size))
-        for r, row in enumerate(self.rows):
-            for i, c in row.inputs:
-                matrix[r, i] = c
-        bound = np.array([np.nextafter(row.bound, -np.inf) if inner and row.strict else row.bound for row in self.rows])
         try:
-            return Polytope(box, matrix, bound)
+            return Polytope(box, _input_rows(self.rows, box.size), np.array([row.bound for row in self.rows]))
         except PropertyError:
             return None
+
+    def open(self) -> Atoms | None:
+        """The strict atoms on the inputs alone, which a witness must satisfy as well."""
+        n = len(self.lower)
+        rows = [Linear(((int(i), -1.0),), (), -self.lower[i], True) for i in np.flatnonzero(self.lower_open)]
+        rows += [Linear(((int(i), 1.0),), (), self.upper[i], True) for i in np.flatnonzero(self.upper_open)]
+        rows += [row for row in self.rows if row.strict]
+        if len(rows) * n > _MOST_ENTRIES:
+            raise PropertyError(f"the property has {len(rows)} strict atoms on {n} inputs, too many to hold; write <= and >=.")
+        return Atoms(_input_rows(rows, n), np.array([row.bound for row in rows]), np.ones(len(rows), dtype=bool)) if rows else None
+
+
+def _input_rows(rows: Sequence[Linear], n: int) -> np.ndarray:
+    matrix = np.zeros((len(rows), n))
+    for r, row in enumerate(rows):
+        for i, c in row.inputs:
+            matrix[r, i] = c
+    return matrix
 
 
 def _matrices(conjunctions: list[Conjunction], variables: Variables) -> tuple[Atoms, ...]:
@@ -261,7 +262,7 @@ def _atoms(conjunction: tuple[Bound | Linear, ...], n_in: int, n_out: int) -> At
     for r, a in enumerate(conjunction):
         if isinstance(a, Bound):
             sign = 1.0 if a.upper else -1.0
-            matrix[r, a.index], bound[r] = sign, sign * a.value
+            matrix[r, a.variable], bound[r] = sign, sign * a.value
             continue
         bound[r] = a.bound
         for j, c in a.outputs:

@@ -9,7 +9,7 @@ import numpy as np
 from ascertain.errors import DataError, PropertyError, ShapeError
 from ascertain.properties.sets import InputSet, rows_at_most
 
-__all__ = ["Atoms", "Case", "Property"]
+__all__ = ["Atoms", "Case", "Network", "Property"]
 
 
 def _fixed(name: str, values: np.ndarray) -> np.ndarray:
@@ -65,12 +65,12 @@ class Atoms:
 class Case:
     """An input set and the unsafe outputs on it, a disjunction of conjunctions.
 
-    ``inner``: a smaller set that a witness must lie in, where input atoms are strict; None when that is ``set`` itself.
+    ``open``: strict atoms on the inputs alone, matrix (m, n_in), that a witness must satisfy as well; None without any.
     """
 
     set: InputSet
     unsafe: tuple[Atoms, ...]
-    inner: InputSet | None = None
+    open: Atoms | None = None
 
     def __post_init__(self) -> None:
         if not self.unsafe:
@@ -82,10 +82,23 @@ class Case:
             if atoms.input_matrix is not None and atoms.input_matrix.shape[1] != self.set.size:
                 raise ShapeError(f"an input matrix has {atoms.input_matrix.shape[1]} columns for {self.set.size} inputs.")
 
-    @property
-    def witnesses(self) -> InputSet:
-        """The set that a witness must lie in."""
-        return self.set if self.inner is None else self.inner
+    def admits(self, x: np.ndarray) -> bool:
+        """Whether a flat input may be a witness: it is in the set and satisfies the strict atoms on the inputs."""
+        return self.set.contains(x) and (self.open is None or self.open.hold(x, x))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that a property names: its ranges (first, end) in the property's flat inputs and outputs.
+
+    Networks with the same input range read the same input. ``equal_to``, ``isometric_to``: another network of the property.
+    """
+
+    name: str
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    equal_to: str = ""
+    isometric_to: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +107,8 @@ class Property:
 
     cases: tuple[Case, ...]
     name: str = ""
+    networks: tuple[Network, ...] = ()
+    """The networks that the property names; empty where it is about one without a name."""
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -124,7 +139,7 @@ class Property:
         if not (np.all(np.isfinite(inputs)) and np.all(np.isfinite(outputs))):
             raise DataError("a witness has inputs or outputs that are not finite; the network overflows there.")
         for i in range(len(self.cases)) if case is None else (case,):
-            if self.cases[i].witnesses.contains(inputs):
+            if self.cases[i].admits(inputs):
                 for j, atoms in enumerate(self.cases[i].unsafe):
                     if atoms.hold(inputs, outputs):
                         return i, j

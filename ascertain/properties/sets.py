@@ -10,12 +10,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ascertain.errors import DataError, PropertyError, ShapeError
 
 __all__ = ["Box", "InputSet", "LpBall", "Polytope", "rows_at_most"]
 
-Vector = np.ndarray
+Vector = NDArray[np.float64]
 
 
 def _finite(name: str, values: Any, ndim: int = 1) -> np.ndarray:
@@ -52,8 +53,14 @@ def rows_at_most(matrix: np.ndarray, x: Vector, bound: Vector, strict: np.ndarra
     return result
 
 
+def _safe(value: np.ndarray, error: np.ndarray | float) -> Vector:
+    """``value`` minus its error bound; minus infinity where floats overflowed."""
+    bound = value - error
+    return np.where(np.isfinite(bound), bound, -np.inf)
+
+
 def _add(a: np.ndarray, b: np.ndarray | float, up: bool) -> np.ndarray:
-    """a + b rounded up or down: the float64 sum, moved one step only where it was inexact in the wrong direction."""
+    """The sum rounded up or down: the float64 sum, moved one step only where it was inexact in the wrong direction."""
     total = a + b
     part = total - a
     rest = (a - (total - part)) + (b - part)
@@ -86,7 +93,7 @@ class InputSet(ABC):
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """n random points of the set, (n, size)."""
+        """Random points of the set, (n, size)."""
 
     @abstractmethod
     def support(self, rows: np.ndarray) -> Vector:
@@ -95,7 +102,7 @@ class InputSet(ABC):
     def _flat(self, x: np.ndarray) -> Vector:
         point = np.asarray(x, dtype=np.float64).reshape(-1)
         if point.size != self.size:
-            raise ShapeError(f"a point of {point.size} numbers was given for an input set of {self.size} coordinates; check the shape.")
+            raise ShapeError(f"a point has {point.size} numbers, the input set {self.size} coordinates; check the shape.")
         return point
 
     def _rows(self, rows: np.ndarray) -> np.ndarray:
@@ -150,7 +157,7 @@ class Box(InputSet):
         matrix = self._rows(rows)
         value = np.maximum(matrix, 0) @ self.lower + np.minimum(matrix, 0) @ self.upper
         largest = np.maximum(np.abs(self.lower), np.abs(self.upper))
-        return np.asarray(value - (_gamma(2 * self.size) * (np.abs(matrix) @ largest) + _TINY))
+        return _safe(value, _gamma(2 * self.size) * (np.abs(matrix) @ largest) + _TINY)
 
     def __str__(self) -> str:
         widest = float(np.max(self.upper - self.lower))
@@ -212,7 +219,15 @@ class LpBall(InputSet):
     @cached_property
     def _box(self) -> Box:
         lower, upper = _add(self.middle, -self.radius, up=False), _add(self.middle, self.radius, up=True)
-        return Box(lower, upper) if self.clip is None else Box(np.maximum(lower, self.clip.lower), np.minimum(upper, self.clip.upper))
+        clip = self.clip
+        return Box(lower, upper) if clip is None else Box(np.maximum(lower, clip.lower), np.minimum(upper, clip.upper))
+
+    @cached_property
+    def _inner(self) -> Box:
+        """The largest float64 box inside the cube of this radius and the clip; holds the center's nearest point of the clip."""
+        lower, upper = _add(self.middle, -self.radius, up=True), _add(self.middle, self.radius, up=False)
+        clip = self.clip
+        return Box(lower, upper) if clip is None else Box(np.maximum(lower, clip.lower), np.minimum(upper, clip.upper))
 
     def box(self) -> Box:
         return self._box
@@ -231,8 +246,8 @@ class LpBall(InputSet):
         exact = [abs(Fraction(float(a)) - Fraction(float(b))) for a, b in zip(x, self.middle, strict=True)]
         radius = Fraction(self.radius) + Fraction(tolerance)
         if self.p == 1:
-            return sum(exact) <= radius
-        return sum(e * e for e in exact) <= radius * radius if self.p == 2 else max(exact) <= radius
+            return bool(sum(exact) <= radius)
+        return bool(sum(e * e for e in exact) <= radius * radius) if self.p == 2 else max(exact) <= radius
 
     def contains(self, x: np.ndarray, tolerance: float = 0.0) -> bool:
         point = self._flat(x)
@@ -240,33 +255,32 @@ class LpBall(InputSet):
 
     def _project_ball(self, point: Vector) -> Vector:
         gap = point - self.middle
-        if self.p == np.inf:
-            return self.middle + np.clip(gap, -self.radius, self.radius)
+        # A radius smaller by the slack of the membership test spares the projection a slow exact decision.
+        radius = self.radius * (1 - 4 * _gamma(self.size))
         if self.p == 2:
             norm = float(np.linalg.norm(gap))
-            return self.middle + gap * (self.radius / norm) if norm > self.radius else point
+            return self.middle + gap * (radius / norm) if norm > radius else point
         size = np.abs(gap)
-        if np.sum(size) <= self.radius:
+        if np.sum(size) <= radius:
             return point
         # Shrink all coordinates by the one threshold at which the sum of what is left is the radius.
         ordered = np.sort(size)[::-1]
-        candidates = (np.cumsum(ordered) - self.radius) / np.arange(1, size.size + 1)
+        candidates = (np.cumsum(ordered) - radius) / np.arange(1, size.size + 1)
         threshold = candidates[np.flatnonzero(ordered >= candidates)[-1]]
         return self.middle + np.sign(gap) * np.maximum(size - threshold, 0)
 
     def project(self, x: np.ndarray) -> Vector:
         point = self._flat(x)
-        clip = self.clip
-        if clip is None or self.contains(point):
-            return _pull(self._project_ball(point), self.center(), self.contains)
-        near = point
-        correction = np.zeros_like(point)
-        # Dykstra's alternating projections need a correction for the ball only: clipping to a box needs its own as well.
-        other = np.zeros_like(point)
-        for _ in range(50):
+        if self.p == np.inf:
+            return self._inner.project(point)
+        if self.contains(point):
+            return point
+        near, correction, other = point, np.zeros_like(point), np.zeros_like(point)
+        # Dykstra's alternating projections onto ball and clip; one round is the answer without a clip.
+        for _ in range(50 if self.clip is not None else 1):
             onto = self._project_ball(near + correction)
             correction = near + correction - onto
-            near = clip.project(onto + other)
+            near = onto if self.clip is None else self.clip.project(onto + other)
             other = onto + other - near
             if self._in_ball(near):
                 break
@@ -277,12 +291,11 @@ class LpBall(InputSet):
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         if self.p == np.inf:
-            points = self._box.sample(rng, n)
-        else:
-            raw = rng.standard_normal((n, self.size)) if self.p == 2 else rng.laplace(size=(n, self.size))
-            norms = np.linalg.norm(raw, ord=int(self.p), axis=1, keepdims=True)
-            share = rng.random((n, 1)) ** (1 / self.size)
-            points = self.middle + self.radius * share * raw / np.maximum(norms, _TINY)
+            return self._inner.sample(rng, n)
+        raw = rng.standard_normal((n, self.size)) if self.p == 2 else rng.laplace(size=(n, self.size))
+        norms = np.linalg.norm(raw, ord=int(self.p), axis=1, keepdims=True)
+        share = rng.random((n, 1)) ** (1 / self.size)
+        points = self.middle + self.radius * share * raw / np.maximum(norms, _TINY)
         return np.stack([self.project(x) for x in points]) if n else points
 
     def support(self, rows: np.ndarray) -> Vector:
@@ -290,9 +303,12 @@ class LpBall(InputSet):
         around = self._box.support(matrix)
         if self.p == np.inf:
             return around
-        dual = np.max(np.abs(matrix), axis=1) if self.p == 1 else np.linalg.norm(matrix, axis=1)
+        largest = np.max(np.abs(matrix), axis=1)
+        # Dividing first keeps squares from over- and underflowing.
+        scale = np.maximum(largest, _TINY)
+        dual = largest if self.p == 1 else scale * np.linalg.norm(matrix / scale[:, None], axis=1)
         error = _gamma(2 * self.size) * (np.abs(matrix) @ np.abs(self.middle) + self.radius * dual) + _TINY
-        return np.maximum(around, matrix @ self.middle - self.radius * dual - error)
+        return np.maximum(around, _safe(matrix @ self.middle - self.radius * dual, error))
 
     def __str__(self) -> str:
         return f"l{self.p:g} ball of radius {self.radius:g} in {self.size} coordinates{'' if self.clip is None else ', clipped'}"
@@ -350,9 +366,9 @@ class Polytope(InputSet):
         combined = rows + weights @ self.matrix
         error = _gamma(len(self.bound)) * (np.abs(rows) + weights @ np.abs(self.matrix)) + _TINY
         largest = np.maximum(np.abs(self.around.lower), np.abs(self.around.upper))
-        offset = weights @ self.bound
-        slack = error @ largest + _gamma(len(self.bound)) * (weights @ np.abs(self.bound)) + np.abs(offset) * 2.0**-50
-        return np.asarray(self.around.support(combined) - offset - slack * (1 + 2.0**-40) - _TINY)
+        least, offset = self.around.support(combined), weights @ self.bound
+        slack = error @ largest + _gamma(len(self.bound)) * (weights @ np.abs(self.bound))
+        return _safe(least - offset, slack + 2.0**-48 * (np.abs(least) + np.abs(offset) + slack) + _TINY)
 
     def contains(self, x: np.ndarray, tolerance: float = 0.0) -> bool:
         point = self._flat(x)

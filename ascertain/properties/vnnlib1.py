@@ -8,8 +8,9 @@ from fractions import Fraction
 from typing import NoReturn
 
 from ascertain.errors import PropertyError
+from ascertain.properties.arithmetic import Expression, NotLinear, apply, compare
 from ascertain.properties.decimals import LiteralError, exact, round_literal
-from ascertain.properties.formula import All, Any, Bound, Formula, Variables, atom, cases
+from ascertain.properties.formula import All, Any, Bound, Formula, Variables, cases
 from ascertain.properties.property import Property
 
 __all__ = ["parse_vnnlib1"]
@@ -17,8 +18,10 @@ __all__ = ["parse_vnnlib1"]
 _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _END = r"(?=[\s();]|\Z)"
 # Whole declarations and whole atoms `variable against number`, nearly all of a large file, are one match each.
+_BLANK = r"(?:\s++|;[^\n]*+)*+"
+_SPACE = re.compile(_BLANK)
 _TOKEN = re.compile(
-    r"(?:\s++|;[^\n]*+)*+(?:"
+    rf"{_BLANK}(?:"
     rf"\(\s*(<=|>=|<|>)\s+([XY])_(0|[1-9][0-9]{{0,8}})\s+({_NUMBER})\s*\)"  # 1 relation, 2 kind, 3 index, 4 number
     r"|\(\s*declare-const\s+([XY])_(0|[1-9][0-9]{0,8})\s+Real\s*\)"  # 5 kind, 6 index
     r"|(\()|(\))"  # 7 open, 8 close
@@ -30,7 +33,6 @@ _TOKEN = re.compile(
 _ATOM, _DECLARE, _OPEN, _CLOSE, _LITERAL, _VARIABLE, _WORD = 4, 6, 7, 8, 9, 11, 12
 _FLIP = {"<=": ">", ">=": "<", "<": ">=", ">": "<="}
 _DEEPEST = 200
-Expression = tuple[Fraction, dict[tuple[bool, int], Fraction]]
 
 
 def parse_vnnlib1(text: str, where: str = "<text>", name: str = "") -> Property:
@@ -54,19 +56,20 @@ class _Parser:
         return self.token
 
     def fail(self, problem: str, token: re.Match[str] | None = None) -> NoReturn:
-        token = token or self.token
-        start = token.start(token.lastindex) if token.lastindex else token.end()
-        if token.lastindex in (_ATOM, _DECLARE):
-            start = token.start(token.lastindex - 1)
+        start = self.start(token or self.token)
         line = self.text.count("\n", 0, start) + 1
         column = start - self.text.rfind("\n", 0, start)
         raise PropertyError(f"{self.where}:{line}:{column}: {problem}.")
+
+    def start(self, token: re.Match[str]) -> int:
+        """Where a token begins, after the space and comments that its match swallowed."""
+        return _SPACE.match(self.text, token.start()).end()  # type: ignore[union-attr]
 
     def shown(self) -> str:
         token = self.token
         if token.lastindex is None:
             return "the end of the file"
-        return repr(token.group().lstrip()[:40]) if token.lastindex not in (_ATOM, _DECLARE) else repr(token.group(0).split("(", 1)[1])
+        return repr(self.text[self.start(token) : token.end()][:40])
 
     def close(self, what: str) -> None:
         if self.token.lastindex != _CLOSE:
@@ -202,14 +205,10 @@ class _Parser:
         return Bound(output, index, upper, found[0], len(relation) == 1 or (output and not found[1]))
 
     def comparison(self, relation: str, negated: bool, depth: int, start: re.Match[str]) -> Formula:
-        (left, first), (right, second) = self.expression(depth), self.expression(depth)
+        left, right = self.expression(depth), self.expression(depth)
         self.close(f"the two operands of '{relation}'")
-        terms = {key: first.get(key, Fraction(0)) - second.get(key, Fraction(0)) for key in {**first, **second}}
         try:
-            if relation == "=":
-                sides = (_compare(terms, right - left, ">" if negated else "<="), _compare(terms, right - left, "<" if negated else ">="))
-                return Any(sides) if negated else All(sides)
-            return _compare(terms, right - left, _FLIP[relation] if negated else relation)
+            return compare(left, relation, right, negated)
         except LiteralError as error:
             self.fail(f"cannot read {error}", start)
 
@@ -220,7 +219,7 @@ class _Parser:
         if token.lastindex == _LITERAL:
             self.advance()
             try:
-                return exact(token.group(_LITERAL)), {}
+                return Expression(exact(token.group(_LITERAL)), {})
             except LiteralError as error:
                 self.fail(f"cannot read {error}", token)
         if token.lastindex == _VARIABLE:
@@ -228,7 +227,7 @@ class _Parser:
             if int(digits) not in self.declared[kind]:
                 self.fail(f"{kind}_{digits} is not declared; add (declare-const {kind}_{digits} Real) above")
             self.advance()
-            return Fraction(0), {(kind == "Y", int(digits)): Fraction(1)}
+            return Expression(Fraction(0), {(kind == "Y", int(digits)): Fraction(1)})
         if token.lastindex == _WORD:
             self.fail(f"unknown variable {self.shown()}; expected X_i, Y_i, a number or an arithmetic expression")
         if token.lastindex != _OPEN:
@@ -245,33 +244,7 @@ class _Parser:
         while self.token.lastindex != _CLOSE:
             operands.append(self.expression(depth + 1))
         self.advance()
-        return self.apply(head, operands, start)
-
-    def apply(self, head: str, operands: list[Expression], start: re.Match[str]) -> Expression:
-        if len(operands) < (1 if head == "-" else 2):
-            self.fail(f"'{head}' has {len(operands)} operands, it needs at least {1 if head == '-' else 2}", start)
-        if head in ("+", "-"):
-            signs = [1] + [1 if head == "+" else -1] * (len(operands) - 1) if len(operands) > 1 else [-1]
-            terms: dict[tuple[bool, int], Fraction] = {}
-            for sign, (_, more) in zip(signs, operands, strict=True):
-                for key, value in more.items():
-                    terms[key] = terms.get(key, Fraction(0)) + sign * value
-            return sum((s * c for s, (c, _) in zip(signs, operands, strict=True)), Fraction(0)), terms
-        constant, terms = operands[0]
-        for factor, others in operands[1:]:
-            if others and (terms or head == "/"):
-                self.fail(f"'{head}' of variables is not linear; multiply variables by numbers only", start)
-            if others:
-                factor, constant, terms = constant, factor, others
-            if head == "/" and factor == 0:
-                self.fail("division by zero", start)
-            factor = 1 / factor if head == "/" else factor
-            constant, terms = constant * factor, {key: value * factor for key, value in terms.items()}
-        return constant, terms
-
-
-def _compare(terms: dict[tuple[bool, int], Fraction], bound: Fraction, relation: str) -> Formula:
-    """terms RELATION bound."""
-    if relation in (">", ">="):
-        return atom({key: -value for key, value in terms.items()}, -bound, relation == ">")
-    return atom(terms, bound, relation == "<")
+        try:
+            return apply(head, operands)
+        except NotLinear as error:
+            self.fail(str(error), start)
