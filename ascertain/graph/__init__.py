@@ -2,5 +2,6 @@
 
 from ascertain.graph.graph import Builder, Graph, Node, Source
 from ascertain.graph.load import load
+from ascertain.graph.passes import lower
 
-__all__ = ["Builder", "Graph", "Node", "Source", "load"]
+__all__ = ["Builder", "Graph", "Node", "Source", "load", "lower"]

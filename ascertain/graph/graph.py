@@ -13,7 +13,7 @@ import numpy as np
 from ascertain.errors import ShapeError
 from ascertain.operators.base import Array, Emit, Operator, Ref, Shape, is_numpy
 
-__all__ = ["Builder", "Constant", "Graph", "Input", "Node", "Source"]
+__all__ = ["Builder", "Constant", "Graph", "Input", "Node", "Source", "fingerprint"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +101,20 @@ class Graph:
         return out
 
     def __call__(self, x: Array) -> Array:
-        """Outputs ``(B, *output_shape)`` for inputs ``(B, *input_shape)``; numpy in, numpy out (float32 or float64)."""
+        """Outputs ``(B, *output_shape)`` for inputs ``(B, *input_shape)``, computed in the kind, dtype and device of the inputs."""
+        return self.like(x).values(x)[self.output]
+
+    def like(self, x: Array) -> Graph:
+        """A copy whose float parameters are of the kind (numpy, torch), dtype and device of an array."""
         if is_numpy(x):
-            return self.convert(lambda a: a if a.dtype.kind != "f" else a.astype(x.dtype)).values(x)[self.output]
-        return self.values(x)[self.output]
+            return self.convert(lambda a: a.astype(x.dtype, copy=False) if a.dtype.kind == "f" else a)
+        import torch
+
+        def convert(a: Array) -> Array:
+            tensor = torch.tensor(a) if is_numpy(a) else a
+            return tensor.to(x.device, x.dtype if tensor.is_floating_point() else tensor.dtype)
+
+        return self.convert(convert)
 
     def convert(self, function: Callable[[Array], Array]) -> Graph:
         """A copy whose parameters went through a function."""
@@ -113,20 +123,25 @@ class Graph:
     @cached_property
     def hash(self) -> str:
         """SHA-256 of operators, attributes, wiring and weights; names and origin do not count."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"{self.input} {self.output}".encode())
         for node in self.nodes:
-            digest.update(f"{type(node.operator).__name__}{node.inputs}{node.shape}".encode())
-            for f in fields(node.operator):
-                value = getattr(node.operator, f.name)
-                digest.update(f.name.encode())
-                if hasattr(value, "dtype"):
-                    array = np.ascontiguousarray(value)
-                    digest.update(f"{array.dtype.str}{array.shape}".encode())
-                    digest.update(array.tobytes())
-                else:
-                    digest.update(repr(value).encode())
-        digest.update(f"{self.input}{self.output}".encode())
+            digest.update(f"{node.inputs}{node.shape}".encode())
+            digest.update(fingerprint(node.operator))
         return digest.hexdigest()
+
+
+def fingerprint(operator: Operator) -> bytes:
+    """SHA-256 of an operator's class and fields."""
+    digest = hashlib.sha256(f"{type(operator).__module__}.{type(operator).__qualname__}".encode())
+    for f in fields(operator):
+        value = getattr(operator, f.name)
+        if hasattr(value, "dtype"):
+            array = np.asarray(value)
+            digest.update(f"\n{f.name} {array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array))
+        else:
+            digest.update(f"\n{f.name} {value!r}".encode())
+    return digest.digest()
 
 
 class Builder(Emit):

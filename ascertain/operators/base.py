@@ -68,6 +68,13 @@ class Operator:
         """The value: inputs ``(B, *shape_i)`` to ``(B, *shape)``."""
         raise NotImplementedError
 
+    def then(self, after: Operator, *shapes: Shape) -> Operator | None:
+        """The operator equal to ``after`` applied to this one's output, given this one's input shapes; None where none is known.
+
+        Its coefficients are exact, or rounded with a relative error that its own ``terms`` count; an offset is never added up.
+        """
+        return None
+
     def arrays(self) -> dict[str, Array]:
         """The array fields by name, for hashing and saving."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
