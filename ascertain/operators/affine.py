@@ -1,0 +1,405 @@
+"""Affine maps with given coefficients: products with constants, scaling, shifting, weighted sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ascertain.errors import ShapeError
+from ascertain.operators.arguments import argument, array, unsupported, variable
+from ascertain.operators.arrays import broadcast, fold, repeats, spread
+from ascertain.operators.base import Affine, Array, Emit, Operator, Ref, Shape, namespace
+from ascertain.operators.movement import Expand, Reshape, Transpose
+from ascertain.operators.reading import Call, aten, onnx
+
+__all__ = ["Dense", "MatrixProduct", "Scale", "Shift", "Sum"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Affine):
+    """y = x @ weight.T + bias on the last axis; weight ``(out, in)``, bias ``(out,)`` or None."""
+
+    weight: Array
+    bias: Array | None = None
+
+    def infer(self, *shapes: Shape) -> Shape:
+        out, size = self.weight.shape
+        if not shapes[0] or shapes[0][-1] != size:
+            raise ShapeError(f"Dense takes {size} features on the last axis, got shape {shapes[0]}. Reshape the input.")
+        return (*shapes[0][:-1], out)
+
+    def linear(self, *inputs: Array) -> Array:
+        return inputs[0] @ self.weight.T
+
+    def forward(self, *inputs: Array) -> Array:
+        y = self.linear(*inputs)
+        return y if self.bias is None else y + self.bias
+
+    def adjoint(self, gradient: Array, *shapes: Shape) -> tuple[Array, ...]:
+        return (gradient @ self.weight,)
+
+    def magnitude(self) -> Affine:
+        return Dense(abs(self.weight), None if self.bias is None else abs(self.bias))
+
+    def restrict(self, index: Array, *shapes: Shape) -> Array | None:
+        return self.weight[index].reshape(-1, *shapes[0]) if all(n == 1 for n in shapes[0][:-1]) else None
+
+    def terms(self, *shapes: Shape) -> int:
+        return max(self.weight.shape) + 1
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        r = np.random.default_rng(0)
+        yield cls(r.normal(size=(4, 7)), r.normal(size=4)), ((7,),)
+        yield cls(r.normal(size=(4, 3))), ((2, 5, 3),)
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixProduct(Affine):
+    """y = matrix @ x (``left``) or x @ matrix with the batching rules of numpy.matmul; both have at least two axes."""
+
+    matrix: Array
+    left: bool
+
+    def _rank(self, shape: Shape) -> int:
+        return max(self.matrix.ndim, len(shape))
+
+    def infer(self, *shapes: Shape) -> Shape:
+        (x,) = shapes
+        first, second = (tuple(self.matrix.shape), x) if self.left else (x, tuple(self.matrix.shape))
+        if len(x) < 2 or self.matrix.ndim < 2 or first[-1] != second[-2]:
+            raise ShapeError(f"MatrixProduct cannot multiply shapes {first} and {second}. Transpose or reshape one of them.")
+        return (*broadcast("MatrixProduct", first[:-2], second[:-2]), first[-2], second[-1])
+
+    def linear(self, *inputs: Array) -> Array:
+        x = spread(inputs[0], self._rank(tuple(inputs[0].shape[1:])))
+        return self.matrix @ x if self.left else x @ self.matrix
+
+    def forward(self, *inputs: Array) -> Array:
+        return self.linear(*inputs)
+
+    def adjoint(self, gradient: Array, *shapes: Shape) -> tuple[Array, ...]:
+        transposed = namespace(self.matrix).swapaxes(self.matrix, -1, -2)
+        return (fold(transposed @ gradient if self.left else gradient @ transposed, shapes[0]),)
+
+    def magnitude(self) -> Affine:
+        return replace(self, matrix=abs(self.matrix))
+
+    def terms(self, *shapes: Shape) -> int:
+        rank = self._rank(shapes[0])
+        batch = self.infer(*shapes)[: rank - 2]
+        return max(self.matrix.shape[-2:]) * repeats(shapes[0][:-2], batch)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        r = np.random.default_rng(0)
+        yield cls(r.normal(size=(4, 3)), True), ((3, 2),)
+        yield cls(r.normal(size=(2, 1, 4, 3)), True), ((5, 3, 2),)
+        yield cls(r.normal(size=(3, 2, 4)), False), ((5, 2),)
+        yield cls(r.normal(size=(2, 4)), False), ((3, 1, 2),)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Affine):
+    """y = factor * x elementwise with broadcasting. The stored factor may be off the true one by one relative rounding."""
+
+    factor: Array
+
+    def infer(self, *shapes: Shape) -> Shape:
+        return broadcast("Scale", shapes[0], tuple(self.factor.shape))
+
+    def linear(self, *inputs: Array) -> Array:
+        return spread(inputs[0], self.factor.ndim) * self.factor
+
+    def forward(self, *inputs: Array) -> Array:
+        return self.linear(*inputs)
+
+    def adjoint(self, gradient: Array, *shapes: Shape) -> tuple[Array, ...]:
+        return (fold(gradient * self.factor, shapes[0]),)
+
+    def magnitude(self) -> Affine:
+        return Scale(abs(self.factor))
+
+    def terms(self, *shapes: Shape) -> int:
+        return 1 + repeats(shapes[0], self.infer(*shapes))
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        r = np.random.default_rng(0)
+        yield cls(np.array(-0.1)), ((2, 3),)
+        yield cls(r.normal(size=(4, 1, 3))), ((2, 3),)
+        yield cls(r.normal(size=(3,))), ((1,),)
+
+
+@dataclass(frozen=True, eq=False)
+class Shift(Affine):
+    """y = x + offset with broadcasting."""
+
+    offset: Array
+
+    def infer(self, *shapes: Shape) -> Shape:
+        return broadcast("Shift", shapes[0], tuple(self.offset.shape))
+
+    def linear(self, *inputs: Array) -> Array:
+        x = inputs[0]
+        out = self.infer(tuple(x.shape[1:]))
+        return x if out == tuple(x.shape[1:]) else namespace(x).broadcast_to(spread(x, len(out)), (x.shape[0], *out))
+
+    def forward(self, *inputs: Array) -> Array:
+        return spread(inputs[0], self.offset.ndim) + self.offset
+
+    def adjoint(self, gradient: Array, *shapes: Shape) -> tuple[Array, ...]:
+        return (fold(gradient, shapes[0]),)
+
+    def magnitude(self) -> Affine:
+        return Shift(abs(self.offset))
+
+    def terms(self, *shapes: Shape) -> int:
+        return repeats(shapes[0], self.infer(*shapes))
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        r = np.random.default_rng(0)
+        yield cls(np.array(0.3)), ((2, 3),)
+        yield cls(r.normal(size=(4, 1, 3))), ((2, 1),)
+
+
+@dataclass(frozen=True, eq=False)
+class Sum(Affine):
+    """y = sum_i coefficients[i] * x_i with broadcasting; sums, differences and negation."""
+
+    coefficients: tuple[float, ...]
+
+    def infer(self, *shapes: Shape) -> Shape:
+        if len(shapes) != len(self.coefficients):
+            raise ShapeError(f"Sum has {len(self.coefficients)} coefficients for {len(shapes)} inputs. Give one for each input.")
+        return broadcast("Sum", *shapes)
+
+    def linear(self, *inputs: Array) -> Array:
+        rank = max(x.ndim for x in inputs) - 1
+        total = None
+        for c, x in zip(self.coefficients, inputs, strict=True):
+            part = spread(x, rank)
+            if total is None:
+                total = part if c == 1.0 else c * part
+            elif abs(c) == 1.0:
+                total = total + part if c == 1.0 else total - part
+            else:
+                total = total + c * part
+        return total
+
+    def forward(self, *inputs: Array) -> Array:
+        return self.linear(*inputs)
+
+    def adjoint(self, gradient: Array, *shapes: Shape) -> tuple[Array, ...]:
+        folded = [fold(gradient, shape) for shape in shapes]
+        return tuple(g if c == 1.0 else c * g for c, g in zip(self.coefficients, folded, strict=True))
+
+    def magnitude(self) -> Affine:
+        return Sum(tuple(abs(c) for c in self.coefficients))
+
+    def terms(self, *shapes: Shape) -> int:
+        out = self.infer(*shapes)
+        longest = max(len(shapes), *(repeats(s, out) for s in shapes)) - 1
+        return longest + (0 if all(abs(c) == 1.0 for c in self.coefficients) else 2)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        yield cls((-1.0,)), ((2, 3),)
+        yield cls((1.0, -1.0)), ((2, 3), (2, 3))
+        yield cls((1.0, 0.1, -2.5)), ((4, 1), (3,), (2, 1, 1))
+
+
+# Readers
+
+
+def scaled(emit: Emit, x: Ref, factor: np.ndarray | float) -> Ref:
+    """factor * x."""
+    factor = np.asarray(factor)
+    if factor.ndim == 0 and factor == 1.0:
+        return x
+    return emit(Sum((float(factor),)), x) if factor.ndim == 0 and abs(factor) == 1.0 else emit(Scale(factor), x)
+
+
+def shifted(emit: Emit, x: Ref, offset: np.ndarray | float) -> Ref:
+    """x + offset; nothing is emitted when that changes neither value nor shape."""
+    offset = np.asarray(offset)
+    if not offset.any() and np.broadcast_shapes(offset.shape, x.shape) == x.shape:
+        return x
+    return emit(Shift(offset), x)
+
+
+def combined(call: Call, first: object, second: object, a: float = 1.0, b: float = 1.0) -> Ref:
+    """a * first + b * second, where one of the two may be constant."""
+    if isinstance(first, Ref) and isinstance(second, Ref):
+        return call.emit(Sum((a, b)), first, second)
+    if isinstance(first, Ref):
+        return shifted(call.emit, scaled(call.emit, first, a), _times(second, b))
+    if isinstance(second, Ref):
+        return shifted(call.emit, scaled(call.emit, second, b), _times(first, a))
+    raise unsupported(call, "constants only", "Fold it before reading.")
+
+
+def _times(value: object, factor: float) -> np.ndarray:
+    known = array(value)
+    return known if factor == 1.0 else known.astype(np.float64) * factor
+
+
+def multiplied(call: Call, matrix: np.ndarray, x: Ref, left: bool) -> Ref:
+    """matrix @ x or x @ matrix for any numbers of axes, as numpy.matmul."""
+    if not left and matrix.ndim == 2:
+        return call.emit(Dense(np.ascontiguousarray(matrix.T)), x)
+    flat = len(x.shape) == 1
+    column = call.emit(Reshape((*x.shape, 1) if left else (1, *x.shape)), x) if flat else x
+    full = matrix if matrix.ndim > 1 else (matrix[None, :] if left else matrix[:, None])
+    y = call.emit(MatrixProduct(full, left), column)
+    drop = {len(y.shape) - 1 if left else len(y.shape) - 2} if flat else set()
+    drop |= {len(y.shape) - 2 if left else len(y.shape) - 1} if matrix.ndim == 1 else set()
+    return call.emit(Reshape(tuple(n for i, n in enumerate(y.shape) if i not in drop)), y) if drop else y
+
+
+def matrix_product(call: Call, first: object, second: object) -> Ref:
+    """first @ second where one of the two is constant."""
+    if isinstance(first, Ref) and isinstance(second, Ref):
+        raise unsupported(call, "two factors that depend on the network's input", "Only products with constants are known so far.")
+    if isinstance(first, Ref):
+        return multiplied(call, array(second), first, left=False)
+    if not isinstance(second, Ref):
+        raise unsupported(call, "constants only", "Fold it before reading.")
+    return multiplied(call, array(first), second, left=True)
+
+
+def dense(call: Call, x: Ref, weight: np.ndarray, bias: object) -> Ref:
+    """x @ weight.T + bias for a bias that is a constant of any broadcasting shape, a value, or None."""
+    known = None if bias is None or isinstance(bias, Ref) else array(bias)
+    fits = known is not None and (known.size == 1 or known.size == weight.shape[0] == known.shape[-1])
+    row = np.ascontiguousarray(np.broadcast_to(known.reshape(-1), weight.shape[:1])) if known is not None and fits else None
+    y = call.emit(Dense(weight, row), x)
+    if isinstance(bias, Ref):
+        return call.emit(Sum((1.0, 1.0)), y, bias)
+    return y if known is None or fits else shifted(call.emit, y, known)
+
+
+def general_product(call: Call, a: object, b: object, c: object, alpha: float, beta: float) -> Ref:
+    """alpha * a @ b + beta * c for matrices, one of a and b constant."""
+    bias = (
+        c
+        if c is None or (isinstance(c, Ref) and beta == 1.0)
+        else scaled(call.emit, c, beta)
+        if isinstance(c, Ref)
+        else _times(c, beta)
+    )
+    if isinstance(a, Ref) and not isinstance(b, Ref):
+        return dense(call, a, np.ascontiguousarray(_times(b, alpha).T), bias)
+    y = scaled(call.emit, matrix_product(call, a, b), alpha)
+    return y if bias is None else combined(call, y, bias)
+
+
+def _transposed(call: Call, value: object) -> object:
+    return call.emit(Transpose((1, 0)), value) if isinstance(value, Ref) else array(value).T
+
+
+@onnx("Gemm")
+def _gemm(call: Call) -> Ref:
+    get = call.attributes.get
+    a = _transposed(call, call.inputs[0]) if get("transA", 0) else call.inputs[0]
+    b = _transposed(call, call.inputs[1]) if get("transB", 0) else call.inputs[1]
+    c = call.inputs[2] if len(call.inputs) > 2 else None
+    return general_product(call, a, b, c, float(get("alpha", 1.0)), float(get("beta", 1.0)))
+
+
+@aten("addmm.default", "baddbmm.default")
+def _addmm(call: Call) -> Ref:
+    c, a, b = call.inputs[:3]
+    alpha, beta = float(call.attributes.get("alpha", 1)), float(call.attributes.get("beta", 1))
+    if call.operator.endswith("addmm.default"):
+        return general_product(call, a, b, c, alpha, beta)
+    return combined(call, matrix_product(call, a, b), c, alpha, beta)
+
+
+@aten("linear.default")
+def _linear(call: Call) -> Ref:
+    x, weight = call.inputs[:2]
+    bias = argument(call, 2, "bias")
+    if isinstance(x, Ref) and not isinstance(weight, Ref):
+        known = array(weight)
+        return dense(call, x, known, bias) if known.ndim == 2 else _biased(call, multiplied(call, known, x, left=False), bias)
+    if isinstance(weight, Ref):
+        turned = call.emit(Transpose((1, 0)), weight) if len(weight.shape) == 2 else weight
+        return _biased(call, matrix_product(call, x, turned), bias)
+    return _biased(call, call.emit(Expand((1,)), variable(call, 2)), bias)
+
+
+def _biased(call: Call, y: Ref, bias: object) -> Ref:
+    return y if bias is None else combined(call, y, bias)
+
+
+@onnx("MatMul")
+@aten("mm.default", "matmul.default", "bmm.default", "mv.default", "dot.default")
+def _matmul(call: Call) -> Ref:
+    return matrix_product(call, *call.inputs[:2])
+
+
+@onnx("Add")
+@aten("add.Tensor", "add.Scalar", "add_.Tensor")
+def _add(call: Call) -> Ref:
+    return combined(call, call.inputs[0], call.inputs[1], 1.0, _alpha(call))
+
+
+@onnx("Sub")
+@aten("sub.Tensor", "sub.Scalar", "sub_.Tensor")
+def _sub(call: Call) -> Ref:
+    return combined(call, call.inputs[0], call.inputs[1], 1.0, -_alpha(call))
+
+
+@aten("rsub.Tensor", "rsub.Scalar")
+def _rsub(call: Call) -> Ref:
+    return combined(call, call.inputs[0], call.inputs[1], -_alpha(call), 1.0)
+
+
+def _alpha(call: Call) -> float:
+    return float(argument(call, 2, "alpha", 1.0))
+
+
+@onnx("Sum")
+def _sum(call: Call) -> Ref:
+    values = [v for v in call.inputs if isinstance(v, Ref)]
+    total = values[0] if len(values) == 1 else call.emit(Sum((1.0,) * len(values)), *values)
+    for known in (v for v in call.inputs if not isinstance(v, Ref)):
+        total = shifted(call.emit, total, array(known))
+    return total
+
+
+@onnx("Mean")
+def _mean(call: Call) -> Ref:
+    return scaled(call.emit, _sum(call), 1.0 / len(call.inputs))
+
+
+@onnx("Neg")
+@aten("neg.default")
+def _neg(call: Call) -> Ref:
+    return call.emit(Sum((-1.0,)), variable(call))
+
+
+@onnx("Mul")
+@aten("mul.Tensor", "mul.Scalar", "mul_.Tensor")
+def _mul(call: Call) -> Ref:
+    first, second = call.inputs[:2]
+    if isinstance(first, Ref) and isinstance(second, Ref):
+        raise unsupported(call, "two factors that depend on the network's input", "Only products with constants are known so far.")
+    return scaled(call.emit, first, array(second)) if isinstance(first, Ref) else scaled(call.emit, second, array(first))
+
+
+@onnx("Div")
+@aten("div.Tensor", "div.Scalar", "div_.Tensor")
+def _div(call: Call) -> Ref:
+    divisor = call.inputs[1]
+    if isinstance(divisor, Ref):
+        raise unsupported(call, "a divisor that depends on the network's input", "Only division by constants is known so far.")
+    known = array(divisor).astype(np.float64)
+    # the reciprocal is then normal, so that it is within one relative rounding of the true one
+    if not (np.isfinite(known).all() and (abs(known) > 1e-300).all() and (abs(known) < 1e300).all()):
+        raise unsupported(call, "a divisor that is zero, infinite or NaN", "Check the model's constants.")
+    return scaled(call.emit, variable(call), 1.0 / known)
