@@ -1,1 +1,90 @@
 """Certify, probe and analyse trained neural networks."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ascertain import certify, errors, graph, operators, properties
+    from ascertain.certify.result import Bounds, Progress, Status, Verdict, Witness
+    from ascertain.certify.verify import Radius, bound, falsify, verify
+    from ascertain.evidence import Evidence
+    from ascertain.graph import Graph, load
+    from ascertain.properties import (
+        Box,
+        LpBall,
+        Polytope,
+        Property,
+        equivalent,
+        monotone,
+        output_range,
+        read_property,
+        robust,
+        write_vnnlib,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bounds",
+    "Box",
+    "Evidence",
+    "Graph",
+    "LpBall",
+    "Polytope",
+    "Progress",
+    "Property",
+    "Radius",
+    "Status",
+    "Verdict",
+    "Witness",
+    "bound",
+    "certify",
+    "equivalent",
+    "errors",
+    "falsify",
+    "graph",
+    "load",
+    "monotone",
+    "operators",
+    "output_range",
+    "properties",
+    "read_property",
+    "robust",
+    "verify",
+    "write_vnnlib",
+]
+
+# Names are imported when they are first used, so that `import ascertain` costs nothing.
+_HOMES = {
+    "ascertain.certify.result": ("Bounds", "Progress", "Status", "Verdict", "Witness"),
+    "ascertain.certify.verify": ("Radius", "bound", "falsify", "verify"),
+    "ascertain.evidence": ("Evidence",),
+    "ascertain.graph": ("Graph", "load"),
+    "ascertain.properties": (
+        "Box",
+        "LpBall",
+        "Polytope",
+        "Property",
+        "equivalent",
+        "monotone",
+        "output_range",
+        "read_property",
+        "robust",
+        "write_vnnlib",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    if name in __all__:
+        return import_module(f"ascertain.{name}")
+    raise AttributeError(f"module 'ascertain' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
