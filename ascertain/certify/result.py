@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum, StrEnum
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from ascertain.evidence import Evidence
 
-__all__ = ["Bounds", "Progress", "Status", "Verdict", "Witness"]
+__all__ = ["Bounds", "Progress", "Status", "Verdict", "Witness", "to_json"]
+
+
+def to_json(value: Any) -> Any:
+    """A result as plain JSON values: arrays as nested lists, evidence by name, numbers that are not finite as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Enum):
+        return str(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return to_json(value.tolist())
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _numbers(values: np.ndarray, most: int = 10) -> str:
+    """The first entries of an array on one line."""
+    flat = values.reshape(-1)
+    return ", ".join(f"{v:.6g}" for v in flat[:most]) + (f", ... ({flat.size} in all)" if flat.size > most else "")
 
 
 class Status(StrEnum):
@@ -35,6 +60,9 @@ class Witness:
     replayed: str
     """Where it was replayed: ``onnxruntime``, ``torch``, or ``graph`` when there is no original."""
 
+    def __str__(self) -> str:
+        return f"input {_numbers(self.input)} -> output {_numbers(self.output)}, replayed in {self.replayed}"
+
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
@@ -45,6 +73,10 @@ class Bounds:
     method: str
     evidence: Evidence
     seconds: float
+
+    def __str__(self) -> str:
+        rows = [f"  {i:>4}  [{low:.6g}, {high:.6g}]" for i, (low, high) in enumerate(zip(self.lower, self.upper, strict=True))]
+        return "\n".join([f"{self.method} bounds, evidence {self.evidence}, {self.seconds:.3f} s", *rows])
 
 
 @dataclass(frozen=True)
@@ -80,3 +112,11 @@ class Verdict:
     worst: float = float("nan")
     """Smallest lower bound left open (for ``holds``: the root's margin)."""
     statistics: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        words = [f"evidence {self.evidence}", f"{self.seconds:.2f} s"]
+        words += [self.strategy] if self.strategy else []
+        words += [f"{self.visited} domain{'s' * (self.visited != 1)}"] if self.visited else []
+        words += [f"worst bound {self.worst:.4g}"] if isfinite(self.worst) else []
+        first = f"{self.status}{f' ({self.reason})' if self.reason else ''}: {', '.join(words)}"
+        return f"{first}\nwitness: {self.witness}" if self.witness is not None else first
