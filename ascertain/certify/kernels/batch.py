@@ -1,0 +1,164 @@
+"""Bounding a range of boxes: the entry of the compiled back end."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from ascertain.certify.kernels.close import close
+from ascertain.certify.kernels.domain import network_values, tighten
+
+__all__ = ["Batch", "batch", "bound_boxes"]
+
+
+class Batch(NamedTuple):
+    """Boxes, what is known about them, and what bounding them found; first axis: the box."""
+
+    lower: np.ndarray
+    """(B, n): in; clipped to where the open conjunctions can be satisfied: out."""
+    upper: np.ndarray
+    neuron_lower: np.ndarray
+    """(B, H) float32, outward: bounds of all ReLU inputs, those known before and then those found."""
+    neuron_upper: np.ndarray
+    open: np.ndarray
+    """(B, J) bool: conjunctions that are not excluded yet."""
+    worst: np.ndarray
+    """(B,): smallest lower bound over open conjunctions (of the best row or combination of rows); inf when none is open."""
+    point: np.ndarray
+    """(B, n): the most violating point met."""
+    value: np.ndarray
+    """(B,): the smallest over conjunctions of their largest row at ``point`` (<= 0: violated)."""
+    score: np.ndarray
+    """(B, n): worth of splitting each coordinate."""
+    weight: np.ndarray
+    """(B, rows): weights of the rows that excluded each conjunction or came closest."""
+    slope: np.ndarray
+    """(B, J, H): lower slopes used for it; kept only when the array has that size."""
+
+
+def batch(lower: np.ndarray, upper: np.ndarray, neurons: int, conjunctions: int, rows: int) -> Batch:
+    """Boxes about which nothing is known."""
+    count, n = lower.shape
+    return Batch(
+        lower.copy(),
+        upper.copy(),
+        np.full((count, neurons), -np.inf, np.float32),
+        np.full((count, neurons), np.inf, np.float32),
+        np.ones((count, conjunctions), np.bool_),
+        np.full(count, np.inf),
+        np.zeros((count, n)),
+        np.full(count, np.inf),
+        np.zeros((count, n)),
+        np.zeros((count, rows)),
+        np.zeros((0, conjunctions, neurons)),
+    )
+
+
+@njit(nogil=True, cache=True)
+def _recall(net, s, result, k):
+    """Known bounds of the neurons."""
+    first = net.start[1]
+    for h in range(result.neuron_lower.shape[1]):
+        s.lines.lower[first + h] = result.neuron_lower[k, h]
+        s.lines.upper[first + h] = 0.0 if net.unused[first + h] else result.neuron_upper[k, h]
+
+
+@njit(nogil=True, cache=True)
+def _remember(net, s, result, k):
+    """Stores the bounds in single precision, rounded outward without changing a sign; lists the unstable neurons."""
+    first = net.start[1]
+    count = 0
+    for h in range(result.neuron_lower.shape[1]):
+        lower, upper = s.lines.lower[first + h], s.lines.upper[first + h]
+        if lower < 0.0 < upper:
+            s.unstable[count] = first + h
+            count += 1
+        lower = lower * (1.0 - 1e-6) if lower >= 0.0 else lower * (1.0 + 1e-6) - 1e-37
+        upper = upper * (1.0 - 1e-6) if upper <= 0.0 else upper * (1.0 + 1e-6) + 1e-37
+        result.neuron_lower[k, h] = lower
+        result.neuron_upper[k, h] = upper
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _try_point(net, s, result, k):
+    """Evaluates the network at ``s.values[:n]`` and keeps the point when it is the most violating one of box ``k``."""
+    network_values(net, s.values, s.lines)
+    begin = net.start[-2]
+    found = np.inf
+    for j in range(len(net.groups) - 1):
+        if result.open[k, j]:
+            high = -np.inf
+            for r in range(net.groups[j], net.groups[j + 1]):
+                high = max(high, s.values[begin + r])
+            found = min(found, high)
+    if found < result.value[k]:
+        result.value[k] = found
+        result.point[k] = s.values[: result.point.shape[1]]
+
+
+@njit(nogil=True, cache=True)
+def _add_score(net, s, score, unstable):
+    """Adds what the row in ``s.work`` loses by each coordinate: concretisation, and its share of every ReLU's triangle."""
+    b, zono = s.work.b[0], s.zono
+    for d in range(len(score)):
+        score[d] += abs(b[d]) * (s.box[1, d] - s.box[0, d]) * 0.5
+    for m in range(unstable):
+        i = s.unstable[m]
+        loss = abs(b[i]) * s.lines.up_slope[i] * s.lines.drop[i]
+        if not (loss > 0.0 and zono.spread[i] > 0.0):
+            continue
+        for d in range(len(score)):
+            if zono.own[d] >= 0:
+                score[d] += loss * abs(zono.matrix[i, zono.own[d]]) / zono.spread[i]
+
+
+@njit(nogil=True, cache=True)
+def _bound_box(net, s, result, k, steps, cancel):
+    n = s.box.shape[1]
+    s.box[0], s.box[1] = result.lower[k], result.upper[k]
+    _recall(net, s, result, k)
+    tighten(net, s, cancel)
+    if cancel[0]:
+        return
+    unstable = _remember(net, s, result, k)
+    result.lower[k], result.upper[k] = np.inf, -np.inf
+    result.value[k] = np.inf
+    result.score[k] = 0.0
+    worst = np.inf
+    first = net.start[1]
+    for j in range(result.open.shape[1]):
+        if not result.open[k, j]:
+            continue
+        s.trial[:] = s.box
+        bound = close(net, s, j, steps, unstable)
+        result.weight[k, net.groups[j] : net.groups[j + 1]] = s.weight[0, net.groups[j] : net.groups[j + 1]]
+        if result.slope.shape[0] > 0:
+            result.slope[k, j] = s.best_slope[first : first + result.slope.shape[2]]
+        if bound > 0.0:
+            result.open[k, j] = False
+            continue
+        worst = min(worst, bound)
+        for d in range(n):
+            result.lower[k, d] = min(result.lower[k, d], s.trial[0, d])
+            result.upper[k, d] = max(result.upper[k, d], s.trial[1, d])
+            s.values[d] = s.trial[0, d] if s.work.b[0, d] >= 0.0 else s.trial[1, d]
+        _add_score(net, s, result.score[k], unstable)
+        _try_point(net, s, result, k)
+    result.worst[k] = worst
+    if worst < np.inf:
+        for d in range(n):
+            s.values[d] = result.lower[k, d] + (result.upper[k, d] - result.lower[k, d]) * 0.5
+        _try_point(net, s, result, k)
+
+
+@njit(nogil=True, cache=True)
+def bound_boxes(net, s, result, first, last, steps, cancel):
+    """Bounds boxes first .. last of a batch in place; returns how many were done before ``cancel[0]`` was set."""
+    for k in range(first, last):
+        _bound_box(net, s, result, k, steps, cancel)
+        if cancel[0]:
+            return k - first
+    return last - first
