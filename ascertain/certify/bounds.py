@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ascertain.certify.forward import Zonotope, interval_step, zonotope_input, zonotope_step
 from ascertain.certify.linear import Boxes, Charges, Lines, backward, charges, relax
+from ascertain.certify.optimize import Multipliers, optimize
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Region
 
-__all__ = ["Bounded", "bound_nodes"]
+__all__ = ["Bounded", "bound_nodes", "refiner"]
 
 Refine = Callable[[int, Tensor, dict[int, Lines], Charges], tuple[Tensor, Tensor]]
 
@@ -117,20 +118,43 @@ def _input_box(
     return lower, torch.maximum(lower, upper)
 
 
-def _rows(plan: Plan, region: Region, lines: dict[int, Lines], step: Step, index: Tensor, charge: Charges) -> tuple[Tensor, Tensor]:
-    """Back-substituted bounds of the neurons ``index`` of a node, each ``(B, len(index))``."""
+def _start(step: Step, index: Tensor, plan: Plan) -> tuple[int, Tensor, Tensor | None]:
+    """Rows +e_i and -e_i (1, 2k, size) for the neurons ``index`` of a node, moved through its affine map where that is free.
+
+    Returns the node that the rows act on, the rows, and what an affine map that was passed adds to them, (2, k), or None.
+    """
     rows = step.affine.restrict(index, *step.shapes) if step.affine is not None and len(step.inputs) == 1 else None
     if rows is not None:
         flat = rows.reshape(len(index), -1)
-        swept = backward(plan, region, lines, step.inputs[0], torch.cat([flat, -flat]).unsqueeze(0), charge=charge)
-        low, high = swept.lower.split(len(index), dim=1)
-        level = 0.0 if step.offset is None else step.offset[index]
-        room = charge.weights[step.index][index]
-        return low + level - room, level + room - high
+        level = torch.zeros(len(index), dtype=flat.dtype, device=flat.device) if step.offset is None else step.offset[index]
+        return step.inputs[0], torch.cat([flat, -flat]).unsqueeze(0), torch.stack([level, -level])
     at = torch.arange(len(index), device=index.device)
     unit = torch.zeros((2, len(index), step.size), dtype=plan.dtype, device=plan.device)
     unit[0, at, index] = 1.0
     unit[1, at, index] = -1.0
-    swept = backward(plan, region, lines, step.index, unit.reshape(1, -1, step.size), charge=charge)
+    return step.index, unit.reshape(1, -1, step.size), None
+
+
+def _rows(plan: Plan, region: Region, lines: dict[int, Lines], step: Step, index: Tensor, charge: Charges) -> tuple[Tensor, Tensor]:
+    """Back-substituted bounds of the neurons ``index`` of a node, each ``(B, len(index))``."""
+    start, rows, passed = _start(step, index, plan)
+    swept = backward(plan, region, lines, start, rows, charge=charge)
     low, high = swept.lower.split(len(index), dim=1)
+    if passed is not None:
+        room = charge.weights[step.index][index]
+        low, high = low + passed[0] - room, high + passed[1] - room
     return low, -high
+
+
+def refiner(plan: Plan, fast: Plan, region: Region, steps: int, rate: float = 0.2) -> Refine:
+    """Back-substitution with slopes optimised for each neuron: in the fast plan's precision, then proved in this plan's."""
+    region_fast = region.to(fast.dtype)
+
+    def refine(z: int, index: Tensor, lines: dict[int, Lines], charge: Charges) -> tuple[Tensor, Tensor]:
+        start, rows, _ = _start(fast.steps[z], index, fast)
+        single = {k: line.to(fast.dtype) for k, line in lines.items()}
+        first = Multipliers.start(fast, single, start, len(region), rows.shape[1])
+        _, best = optimize(fast, region_fast, single, start, rows, first, steps=steps, rate=rate)
+        return _rows(plan, region, best.to(plan.dtype).applied(lines), plan.steps[z], index, charge)
+
+    return refine

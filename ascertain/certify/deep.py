@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ascertain.certify.bounds import Bounded, bound_nodes
+from ascertain.certify.bounds import Bounded, bound_nodes, refiner
 from ascertain.certify.falsify import descend, stack_atoms, violation
 from ascertain.certify.linear import backward, charges
 from ascertain.certify.optimize import Multipliers, optimize
@@ -67,19 +67,21 @@ class DeepEngine:
             stop=self.job.stop,
         )
 
-    def root(self, case: Case) -> tuple[Region, Bounded]:
-        """The region and proved bounds of all neurons over it."""
-        region = region_of(case.set, torch.float64, self.exact.device)
+    def root(self, region: Region, refine: int = 0) -> Bounded:
+        """Proved bounds of all neurons over the region, with slopes optimised for ``refine`` steps."""
         widest = max(s.size for s in self.exact.steps)
         rows = max(16, min(4096, int(self.job.memory / (64.0 * widest))))
-        return region, bound_nodes(self.exact, region, rows_at_once=rows)
+        better = refiner(self.exact, self.fast, region, refine) if refine else None
+        return bound_nodes(self.exact, region, rows_at_once=rows, refine=better)
 
     def solve(self, index: int, case: Case, deadline: float) -> Outcome:
         """Decides one case."""
         self.job.tell("attack", 0.0, 1, 0, float("nan"))
         if self.attack(index, case, restarts=4, steps=30, deadline=min(deadline, time.monotonic() + 5.0)):
             return Outcome("violated", "", 0, float("nan"), 0.0, "attack")
-        region, bounded = self.root(case)
+        region = region_of(case.set, torch.float64, self.exact.device)
+        import os
+        bounded = self.root(region, int(os.environ.get("REFINE","0")))
         search = NeuronSearch(
             self.exact,
             self.fast,

@@ -34,6 +34,13 @@ class Lines:
     lower_intercept: Tensor | None = None
     """None where it is zero."""
 
+    def to(self, dtype: torch.dtype) -> Lines:
+        """The same in another precision."""
+        if self.upper_slope.dtype == dtype:
+            return self
+        lower = None if self.lower_intercept is None else self.lower_intercept.to(dtype)
+        return Lines(self.lower_slope.to(dtype), self.upper_slope.to(dtype), self.upper_intercept.to(dtype), lower)
+
     @cached_property
     def live(self) -> Tensor | None:
         """Positions where some line of the batch is not zero, when they are so few that leaving the others out pays."""

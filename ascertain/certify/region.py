@@ -70,6 +70,11 @@ class Region:
             return torch.minimum(torch.maximum(c + move, low), high)
         return corner
 
+    def to(self, dtype: torch.dtype) -> Region:
+        """The same in another precision, rounded to nearest."""
+        ball = None if self.ball is None else Ball(self.ball.center.to(dtype), self.ball.radius, self.ball.p)
+        return Region(self.lower.to(dtype), self.upper.to(dtype), ball)
+
     def __getitem__(self, index: Tensor) -> Region:
         return self if len(self.lower) == 1 else Region(self.lower[index], self.upper[index], self.ball)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -51,16 +51,14 @@ class Outcome:
     strategy: str = "neuron split"
 
 
-@dataclass(order=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Domain:
-    rank: float
-    tie: int
-    lower: float = field(compare=False)
-    conjunction: int = field(compare=False)
-    signs: Tensor = field(compare=False)
-    alpha: Tensor = field(compare=False)
-    beta: Tensor = field(compare=False)
-    share: float = field(compare=False)
+    lower: float
+    conjunction: int
+    signs: Tensor
+    alpha: Tensor
+    beta: Tensor
+    share: float
 
 
 @dataclass(eq=False)
@@ -102,7 +100,7 @@ class NeuronSearch:
         self.visited = 0
         self.closed = 0.0
         self.tie = 0
-        self.heap: list[_Domain] = []
+        self.heap: list[tuple[float, int, _Domain]] = []
         self.nodes = [k for k in self.exact.nonlinear if self._splittable(k)]
         self.sizes = [self.exact.steps[k].size for k in self.nodes]
         self.count = max(len(a.bound) for a in self.unsafe)
@@ -116,12 +114,7 @@ class NeuronSearch:
         self.low = torch.cat([self.bounded.boxes[self._input(k)][0] for k in self.nodes], 1) if self.nodes else torch.zeros((1, 0))
         self.high = torch.cat([self.bounded.boxes[self._input(k)][1] for k in self.nodes], 1) if self.nodes else torch.zeros((1, 0))
         self.fixed = {k: line for k, line in self.bounded.lines.items() if k not in self.nodes}
-        fast = self.fast.dtype
-        self.region_fast = Region(self.region.lower.to(fast), self.region.upper.to(fast), self._ball(fast))
-
-    def _ball(self, dtype: torch.dtype) -> object:
-        ball = self.region.ball
-        return None if ball is None else type(ball)(ball.center.to(dtype), ball.radius, ball.p)
+        self.region_fast = self.region.to(self.fast.dtype)
 
     def _splittable(self, k: int) -> bool:
         return bool(self.exact.steps[k].operator.rectifier) and k in self.exact.ancestors[self.exact.output]  # type: ignore[attr-defined]
@@ -140,9 +133,9 @@ class NeuronSearch:
         lower = torch.where(batch.signs > 0, self.low.clamp(min=0), self.low)
         upper = torch.where(batch.signs < 0, self.high.clamp(max=0), self.high)
         lows, highs = self._per_node(lower), self._per_node(upper)
-        out = {k: _cast(line, plan.dtype) for k, line in self.fixed.items()}
+        out = {k: line.to(plan.dtype) for k, line in self.fixed.items()}
         for k in self.nodes:
-            out[k] = _cast(relax(self.exact.steps[k], lows[k], highs[k], self.exact.rounding.unit), plan.dtype)
+            out[k] = relax(self.exact.steps[k], lows[k], highs[k], self.exact.rounding.unit).to(plan.dtype)
         return out
 
     def _multipliers(self, batch: _Batch, dtype: torch.dtype) -> Multipliers:
@@ -202,14 +195,13 @@ class NeuronSearch:
             torch.zeros((len(conjunction), total), device=self.exact.device),
             torch.full((len(conjunction),), 1.0 / len(conjunction), dtype=torch.float64, device=self.exact.device),
         )
-        if self._settle(root, self._proved(root), split=False):
-            return self._outcome("violated", "")
+        self._settle(root, self._proved(root))
         open_ = self._drain()
         if open_ is not None:
             better, points = self._optimized(open_, root_steps, 0.1)
             if self.confirm(points):
                 return self._outcome("violated", "")
-            self._settle(better, self._proved(better), split=False)
+            self._settle(better, self._proved(better))
         while self.heap:
             if time.monotonic() > self.deadline:
                 return self._outcome("unknown", "timeout")
@@ -221,15 +213,15 @@ class NeuronSearch:
             better, points = self._optimized(children, self.steps, 0.05)
             if self.confirm(points):
                 return self._outcome("violated", "")
-            self._settle(better, self._proved(better), split=True)
-            self.progress("neuron split", self.closed, len(self.heap), self.visited, self.heap[0].lower if self.heap else 0.0)
+            self._settle(better, self._proved(better))
+            self.progress("neuron split", self.closed, len(self.heap), self.visited, self.heap[0][2].lower if self.heap else 0.0)
         return self._outcome("holds", "")
 
     def _outcome(self, status: str, reason: str) -> Outcome:
-        worst = min((d.lower for d in self.heap), default=0.0)
+        worst = min((d.lower for _, _, d in self.heap), default=0.0)
         return Outcome(status, reason, self.visited, worst, self.closed)
 
-    def _settle(self, batch: _Batch, margins: Tensor, *, split: bool) -> bool:
+    def _settle(self, batch: _Batch, margins: Tensor) -> None:
         """Closes the proved domains and keeps the others."""
         self.visited += len(batch)
         for i, margin in enumerate(margins.tolist()):
@@ -241,18 +233,15 @@ class NeuronSearch:
                 continue
             self.tie += 1
             one = batch.select(torch.tensor([i], device=self.exact.device))
-            depth = int((one.signs != 0).sum())
-            domain = _Domain(-margin if split else -1e300, self.tie, margin, int(one.conjunction), one.signs, one.alpha, one.beta, float(one.share))
-            domain.rank = -margin - 0.0 * depth
-            heapq.heappush(self.heap, domain)
-        return False
+            domain = _Domain(margin, int(one.conjunction), one.signs, one.alpha, one.beta, float(one.share))
+            heapq.heappush(self.heap, (-margin, self.tie, domain))
 
     def _drain(self) -> _Batch | None:
         """All open domains as one batch."""
-        return self._stack([heapq.heappop(self.heap) for _ in range(len(self.heap))]) if self.heap else None
+        return self._stack([heapq.heappop(self.heap)[2] for _ in range(len(self.heap))]) if self.heap else None
 
     def _take(self) -> _Batch:
-        return self._stack([heapq.heappop(self.heap) for _ in range(min(self.batch, len(self.heap)))])
+        return self._stack([heapq.heappop(self.heap)[2] for _ in range(min(self.batch, len(self.heap)))])
 
     def _stack(self, domains: list[_Domain]) -> _Batch:
         device = self.exact.device
@@ -317,10 +306,3 @@ class NeuronSearch:
         margin = (swept.lower - self.limits[children.conjunction]).amax(1).reshape(len(batch), width, 2).clamp(max=0)
         gain = torch.where(valid, margin.amin(2) + 0.2 * margin.amax(2), -torch.inf)
         return gain.argmax(1)
-
-
-def _cast(line: Lines, dtype: torch.dtype) -> Lines:
-    if line.upper_slope.dtype == dtype:
-        return line
-    lower = None if line.lower_intercept is None else line.lower_intercept.to(dtype)
-    return Lines(line.lower_slope.to(dtype), line.upper_slope.to(dtype), line.upper_intercept.to(dtype), lower)
