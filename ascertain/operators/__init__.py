@@ -1,34 +1,46 @@
 """Facts of every operator, one file per family; importing this package registers all readers.
 
-A family is one module listed here. Readers are found through `ascertain.operators.reading`.
+A new family is one module, imported here. Readers are found through `ascertain.operators.reading`.
 """
 
+from ascertain.operators import resampling
 from ascertain.operators.affine import Dense, MatrixProduct, Scale, Shift, Sum
 from ascertain.operators.convolution import Conv, ConvTranspose
+from ascertain.operators.maximum import GroupSort, Maximum, MaxPool, Minimum, ReduceMax
 from ascertain.operators.movement import Expand, Reshape, Transpose
 from ascertain.operators.normalization import BatchNorm
-from ascertain.operators.piecewise import Relu
+from ascertain.operators.piecewise import Abs, Clip, LeakyRelu, Relu, Sign
 from ascertain.operators.pooling import AveragePool
 from ascertain.operators.reduction import Reduce
 from ascertain.operators.selection import Concat, Gather, Pad, Slice
 
 __all__ = [
+    "Abs",
     "AveragePool",
     "BatchNorm",
+    "Clip",
     "Concat",
     "Conv",
     "ConvTranspose",
     "Dense",
     "Expand",
     "Gather",
+    "GroupSort",
+    "LeakyRelu",
     "MatrixProduct",
+    "MaxPool",
+    "Maximum",
+    "Minimum",
     "Pad",
     "Reduce",
+    "ReduceMax",
     "Relu",
     "Reshape",
     "Scale",
     "Shift",
+    "Sign",
     "Slice",
     "Sum",
     "Transpose",
+    "resampling",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Dense(Affine):
     bias: Array | None = None
 
     def infer(self, *shapes: Shape) -> Shape:
-        out, size = self.weight.shape
+        out, size = map(int, self.weight.shape)
         if not shapes[0] or shapes[0][-1] != size:
             raise ShapeError(f"Dense takes {size} features on the last axis, got shape {shapes[0]}. Reshape the input.")
         return (*shapes[0][:-1], out)
@@ -40,6 +41,17 @@ class Dense(Affine):
     def adjoint(self, gradient: Array, *shapes: Shape) -> tuple[Array, ...]:
         return (gradient @ self.weight,)
 
+    def then(self, after: Operator, *shapes: Shape) -> Operator | None:
+        out = self.infer(*shapes)
+        if not isinstance(after, Shift) or self.bias is not None or after.infer(out) != out:
+            return None
+        offset = np.broadcast_to(after.offset, out).reshape(-1, out[-1])
+        return Dense(self.weight, offset[0].copy()) if (offset == offset[0]).all() else None
+
+    def restrict(self, index: Array, *shapes: Shape) -> Array | None:
+        flat = prod(shapes[0]) == self.weight.shape[1]
+        return self.weight[index].reshape(-1, *shapes[0]) if flat else None
+
     def magnitude(self) -> Affine:
         return Dense(abs(self.weight), None if self.bias is None else abs(self.bias))
 
@@ -47,7 +59,14 @@ class Dense(Affine):
         return self.weight[index].reshape(-1, *shapes[0]) if all(n == 1 for n in shapes[0][:-1]) else None
 
     def terms(self, *shapes: Shape) -> int:
-        return max(self.weight.shape) + 1
+        return int(max(self.weight.shape)) + 1
+
+    def then(self, after: Operator, *shapes: Shape) -> Operator | None:
+        if self.bias is not None or not isinstance(after, Shift) or any(n != 1 for n in after.offset.shape[:-1]):
+            return None
+        out = self.infer(*shapes)
+        bias = np.broadcast_to(after.offset.reshape(-1), out[-1:]) if after.infer(out) == out else None
+        return None if bias is None else Dense(self.weight, bias)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
@@ -68,7 +87,8 @@ class MatrixProduct(Affine):
 
     def infer(self, *shapes: Shape) -> Shape:
         (x,) = shapes
-        first, second = (tuple(self.matrix.shape), x) if self.left else (x, tuple(self.matrix.shape))
+        matrix: Shape = tuple(self.matrix.shape)
+        first, second = (matrix, x) if self.left else (x, matrix)
         if len(x) < 2 or self.matrix.ndim < 2 or first[-1] != second[-2]:
             raise ShapeError(f"MatrixProduct cannot multiply shapes {first} and {second}. Transpose or reshape one of them.")
         return (*broadcast("MatrixProduct", first[:-2], second[:-2]), first[-2], second[-1])
@@ -90,7 +110,7 @@ class MatrixProduct(Affine):
     def terms(self, *shapes: Shape) -> int:
         rank = self._rank(shapes[0])
         batch = self.infer(*shapes)[: rank - 2]
-        return max(self.matrix.shape[-2:]) * repeats(shapes[0][:-2], batch)
+        return int(max(self.matrix.shape[-2:])) * repeats(shapes[0][:-2], batch)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:

@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 
 from ascertain.errors import ShapeError
+from ascertain.operators.affine import Shift
 from ascertain.operators.arguments import argument, constant, unsupported, variable
 from ascertain.operators.arrays import through_torch
 from ascertain.operators.base import Affine, Array, Operator, Ref, Shape
@@ -43,7 +44,7 @@ def convolve(x: Array, weight: Array, bias: Array | None, like: Conv | ConvTrans
     """Cross-correlation of ``(M, C, *S)`` with zeros around it."""
     import torch
 
-    common = tuple(min(p) for p in pads)
+    common = tuple(max(min(p), 0) for p in pads)
     apply = getattr(torch.nn.functional, f"conv{len(pads)}d")
     x = crop_or_pad(x, tuple((a - m, b - m) for (a, b), m in zip(pads, common, strict=True)))
     with exact(x):
@@ -68,6 +69,14 @@ def transpose_convolve(x: Array, weight: Array, bias: Array | None, like: Conv |
     return y if bias is None else y + bias.reshape(-1, *[1] * len(pads))
 
 
+def per_channel(after: Operator, shape: Shape) -> Array | None:
+    """The offset ``(C,)`` of an operator that only shifts the channels of ``(N, C, *S)``; None for any other."""
+    if not isinstance(after, Shift) or after.infer(shape) != shape:
+        return None
+    offset = np.moveaxis(np.broadcast_to(after.offset, shape), 1, 0).reshape(shape[1], -1)
+    return offset[:, 0].copy() if (offset == offset[:, :1]).all() else None
+
+
 def folded(x: Array) -> Array:
     """``(B, N, C, *S)`` as ``(B * N, C, *S)``."""
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
@@ -80,7 +89,7 @@ def unfolded(y: Array, batch: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Conv(Affine):
-    """Cross-correlation of ``(N, C, *S)`` with ``weight`` ``(O, C / groups, *K)``; ``pads`` are (before, after) per spatial axis."""
+    """Cross-correlation of ``(N, C, *S)`` with ``weight`` ``(O, C / groups, *K)``; ``pads`` are (before, after) for each axis of S."""
 
     weight: Array
     bias: Array | None
@@ -91,7 +100,7 @@ class Conv(Affine):
 
     def infer(self, *shapes: Shape) -> Shape:
         (x,) = shapes
-        out, channels, *kernel = self.weight.shape
+        out, channels, *kernel = map(int, self.weight.shape)
         if len(x) != len(kernel) + 2 or x[1] != channels * self.groups or out % self.groups:
             raise ShapeError(f"Conv with weight {tuple(self.weight.shape)} and {self.groups} groups does not fit shape {x}.")
         size = tuple(
@@ -110,6 +119,10 @@ class Conv(Affine):
 
         return through_torch(run, x, self.weight, bias)
 
+    def then(self, after: Operator, *shapes: Shape) -> Operator | None:
+        bias = None if self.bias is not None else per_channel(after, self.infer(*shapes))
+        return None if bias is None else replace(self, bias=bias)
+
     def linear(self, *inputs: Array) -> Array:
         return self._apply(inputs[0], None)
 
@@ -126,7 +139,7 @@ class Conv(Affine):
         return replace(self, weight=abs(self.weight), bias=None if self.bias is None else abs(self.bias))
 
     def terms(self, *shapes: Shape) -> int:
-        out, channels, *kernel = self.weight.shape
+        out, channels, *kernel = map(int, self.weight.shape)
         return max(channels, out // self.groups) * prod(kernel) + 1
 
     @classmethod
@@ -157,7 +170,7 @@ class ConvTranspose(Affine):
 
     def infer(self, *shapes: Shape) -> Shape:
         (x,) = shapes
-        channels, out, *kernel = self.weight.shape
+        channels, out, *kernel = map(int, self.weight.shape)
         if len(x) != len(kernel) + 2 or x[1] != channels or channels % self.groups:
             raise ShapeError(
                 f"ConvTranspose with weight {tuple(self.weight.shape)} and {self.groups} groups does not fit shape {x}."
@@ -178,6 +191,10 @@ class ConvTranspose(Affine):
 
         return through_torch(run, x, self.weight, bias)
 
+    def then(self, after: Operator, *shapes: Shape) -> Operator | None:
+        bias = None if self.bias is not None else per_channel(after, self.infer(*shapes))
+        return None if bias is None else replace(self, bias=bias)
+
     def linear(self, *inputs: Array) -> Array:
         return self._apply(inputs[0], None)
 
@@ -196,7 +213,7 @@ class ConvTranspose(Affine):
         return replace(self, weight=abs(self.weight), bias=None if self.bias is None else abs(self.bias))
 
     def terms(self, *shapes: Shape) -> int:
-        channels, out, *kernel = self.weight.shape
+        channels, out, *kernel = map(int, self.weight.shape)
         return max(out, channels // self.groups) * prod(kernel) + 1
 
     @classmethod

@@ -28,6 +28,9 @@ class Reshape(Affine):
             raise ShapeError(f"Reshape cannot turn shape {shapes[0]} into {self.shape}. Both need the same number of entries.")
         return self.shape
 
+    def then(self, after: Operator, *shapes: Shape) -> Operator | None:
+        return after if isinstance(after, Reshape) else None
+
     def linear(self, *inputs: Array) -> Array:
         return inputs[0].reshape(inputs[0].shape[0], *self.shape)
 
@@ -36,6 +39,9 @@ class Reshape(Affine):
 
     def adjoint(self, gradient: Array, *shapes: Shape) -> tuple[Array, ...]:
         return (gradient.reshape(gradient.shape[0], *shapes[0]),)
+
+    def then(self, after: Operator, *shapes: Shape) -> Operator | None:
+        return after if isinstance(after, Reshape) else None
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
@@ -54,6 +60,9 @@ class Transpose(Affine):
             raise ShapeError(f"Transpose {self.permutation} does not permute the axes of shape {shapes[0]}. List every axis once.")
         return tuple(shapes[0][i] for i in self.permutation)
 
+    def then(self, after: Operator, *shapes: Shape) -> Operator | None:
+        return Transpose(tuple(self.permutation[i] for i in after.permutation)) if isinstance(after, Transpose) else None
+
     def _permute(self, x: Array, permutation: tuple[int, ...]) -> Array:
         order = (0, *(i + 1 for i in permutation))
         return x.transpose(order) if is_numpy(x) else x.permute(order)
@@ -66,6 +75,9 @@ class Transpose(Affine):
 
     def adjoint(self, gradient: Array, *shapes: Shape) -> tuple[Array, ...]:
         return (self._permute(gradient, tuple(int(i) for i in np.argsort(self.permutation))),)
+
+    def then(self, after: Operator, *shapes: Shape) -> Operator | None:
+        return Transpose(tuple(self.permutation[i] for i in after.permutation)) if isinstance(after, Transpose) else None
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:

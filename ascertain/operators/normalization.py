@@ -64,9 +64,9 @@ class BatchNorm(Affine):
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
         r = np.random.default_rng(0)
-        a = [r.normal(size=3).astype(np.float32) for _ in range(3)]
-        yield cls(*a, r.uniform(0.1, 4, size=3).astype(np.float32), 1e-5), ((2, 3, 4, 2),)
-        yield cls(*a, r.uniform(0.1, 4, size=3).astype(np.float32), 1e-3), ((1, 3),)
+        a, b, c, d = (r.uniform(0.1, 4, size=3) * s for s in (1, -1, 1, 1))
+        yield cls(a, b, c, d, 2.0**-10), ((2, 3, 4, 2),)
+        yield cls(b, a, -c, d, 0.0), ((1, 3),)
 
 
 @onnx("BatchNormalization")

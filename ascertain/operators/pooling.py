@@ -9,9 +9,12 @@ from math import prod
 import numpy as np
 
 from ascertain.errors import ShapeError
+from ascertain.operators.arguments import argument, unsupported, variable
 from ascertain.operators.arrays import through_torch
 from ascertain.operators.base import Affine, Array, Operator, Ref, Shape, is_numpy
-from ascertain.operators.convolution import Conv, Pads, convolve, transpose_convolve
+from ascertain.operators.convolution import Conv, Pads, batched, convolve, each, geometry, transpose_convolve
+from ascertain.operators.reading import Call, aten, onnx
+from ascertain.operators.reduction import reduced
 
 __all__ = ["AveragePool", "pooled"]
 
@@ -34,7 +37,10 @@ class AveragePool(Affine):
         (x,) = shapes
         if len(x) != len(self.kernel) + 2:
             raise ShapeError(f"AveragePool with kernel {self.kernel} needs {len(self.kernel) + 2} axes, got shape {x}.")
-        return (*x[:2], *pooled(x[2:], self.kernel, self.stride, self.pads, self.dilation, self.ceil))
+        out = pooled(x[2:], self.kernel, self.stride, self.pads, self.dilation, self.ceil)
+        if not self._counts(x[2:], out).all():
+            raise ShapeError(f"AveragePool with pads {self.pads} has a window of nothing but padding. Use smaller pads.")
+        return (*x[:2], *out)
 
     def _counts(self, size: Shape, out: Shape) -> np.ndarray:
         """Number of counted entries of every window."""
@@ -47,7 +53,7 @@ class AveragePool(Affine):
 
     def _parts(self, x: Array, size: Shape) -> tuple[Array, Array, Conv]:
         """Counts, the kernel of ones, and the convolution that sums the windows of a single channel."""
-        out = self.infer((1, 1, *size))[2:]
+        out = pooled(size, self.kernel, self.stride, self.pads, self.dilation, self.ceil)
         ends = zip(size, out, self.kernel, self.stride, self.pads, self.dilation, strict=True)
         pads = tuple((a, (m - 1) * s + d * (k - 1) + 1 - n - a) for n, m, k, s, (a, _), d in ends)
         counts, ones = self._counts(size, out), np.ones((1, 1, *self.kernel))
@@ -100,3 +106,43 @@ def pooled(size: Shape, kernel: Shape, stride: Shape, pads: Pads, dilation: Shap
             f"A pooling window {kernel} is larger than its input of size {size}. Pad the input or use a smaller window."
         )
     return tuple(out)
+
+
+# Readers
+
+
+@onnx("AveragePool")
+def _average_pool_onnx(call: Call) -> Ref:
+    x, get = variable(call), call.attributes.get
+    kernel = tuple(get("kernel_shape") or ())
+    stride, pads, dilation = geometry(call, kernel, x.shape[2:])
+    return call.emit(AveragePool(kernel, stride, pads, dilation, bool(get("ceil_mode", 0)), bool(get("count_include_pad", 0))), x)
+
+
+@aten("avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default")
+def _average_pool_aten(call: Call) -> Ref:
+    rank = int(call.operator.split("pool")[1][0])
+    if argument(call, 6, "divisor_override") is not None:
+        raise unsupported(call, "divisor_override", "Scale the pooled values instead.")
+    kernel = each(argument(call, 1, "kernel_size"), rank)
+    stride = each(argument(call, 2, "stride") or list(kernel), rank)
+    pads = tuple((p, p) for p in each(argument(call, 3, "padding", 0), rank))
+    ceil, count = bool(argument(call, 4, "ceil_mode", False)), bool(argument(call, 5, "count_include_pad", True))
+    operator = AveragePool(kernel, stride, pads, (1,) * rank, ceil, count)
+    return batched(call, variable(call), rank, lambda x: call.emit(operator, x))
+
+
+@aten("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default", "_adaptive_avg_pool2d.default")
+def _adaptive_average_pool(call: Call) -> Ref:
+    x = variable(call)
+    rank = int(call.operator.split("pool")[1][0])
+    given = argument(call, 1, "output_size")
+    size = x.shape[-rank:]
+    wanted = tuple(n if w is None else int(w) for n, w in zip(size, given if len(given) == rank else [*given] * rank, strict=True))
+    if wanted == (1,) * rank:
+        return reduced(call, x, range(-rank, 0), True, True)
+    if any(n % w for n, w in zip(size, wanted, strict=True)):
+        raise unsupported(call, f"sizes {size} to {wanted}", "Choose an output size that divides the input's.")
+    kernel = tuple(n // w for n, w in zip(size, wanted, strict=True))
+    operator = AveragePool(kernel, kernel, ((0, 0),) * rank, (1,) * rank)
+    return batched(call, x, rank, lambda x: call.emit(operator, x))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ascertain.operators.base import Emit, Ref
 
@@ -31,15 +31,18 @@ class Call:
     """ONNX attributes, decoded (ints, floats, str, lists, numpy arrays), or ATen keyword arguments."""
     opset: int
     emit: Emit
+    outputs: int = 0
+    """How many values the call returns; 0 where the file does not say."""
 
 
 Reader = Callable[[Call], Ref | tuple[Ref, ...]]
+R = TypeVar("R", bound=Reader)
 ONNX: dict[str, Reader] = {}
 ATEN: dict[str, Reader] = {}
 
 
-def _register(table: dict[str, Reader], names: tuple[str, ...]) -> Callable[[Reader], Reader]:
-    def add(reader: Reader) -> Reader:
+def _register(table: dict[str, Reader], names: tuple[str, ...]) -> Callable[[R], R]:
+    def add(reader: R) -> R:
         for name in names:
             if name in table:
                 raise RuntimeError(f"two readers for {name}")
@@ -49,11 +52,11 @@ def _register(table: dict[str, Reader], names: tuple[str, ...]) -> Callable[[Rea
     return add
 
 
-def onnx(*names: str) -> Callable[[Reader], Reader]:
+def onnx(*names: str) -> Callable[[R], R]:
     """Registers the reader of ONNX operators by op_type."""
     return _register(ONNX, names)
 
 
-def aten(*names: str) -> Callable[[Reader], Reader]:
+def aten(*names: str) -> Callable[[R], R]:
     """Registers the reader of ATen operators by overload name without the ``aten.`` prefix, such as ``linear.default``."""
     return _register(ATEN, names)

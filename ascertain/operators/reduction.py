@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
 
-import numpy as np
-
+from ascertain.operators.arguments import argument, integers, variable
 from ascertain.operators.arrays import position
 from ascertain.operators.base import Affine, Array, Operator, Ref, Shape, namespace
+from ascertain.operators.movement import axes_of
+from ascertain.operators.reading import Call, aten, onnx
 
 __all__ = ["Reduce"]
 
@@ -52,3 +53,34 @@ class Reduce(Affine):
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
         yield cls((0, 2), False), ((2, 3, 4),)
         yield cls((1,), True, mean=True), ((2, 3),)
+
+
+# Readers
+
+
+def reduced(call: Call, x: Ref, axes: Sequence[int] | None, keepdims: bool, mean: bool) -> Ref:
+    """Sum or mean over axes; None means all, an empty list none."""
+    found = axes_of(call, x, axes)
+    return call.emit(Reduce(found, keepdims, mean), x) if found else x
+
+
+@onnx("ReduceSum", "ReduceMean")
+def _reduce_onnx(call: Call) -> Ref:
+    x, axes = variable(call), integers(call, 1, "axes")
+    if not axes:
+        axes = () if call.attributes.get("noop_with_empty_axes", 0) else None
+    return reduced(call, x, axes, bool(call.attributes.get("keepdims", 1)), call.operator == "ReduceMean")
+
+
+@onnx("GlobalAveragePool")
+def _global_average_pool(call: Call) -> Ref:
+    x = variable(call)
+    return reduced(call, x, range(2, len(x.shape)), True, True)
+
+
+@aten("sum.dim_IntList", "mean.dim", "sum.default", "mean.default")
+def _reduce_aten(call: Call) -> Ref:
+    x = variable(call)
+    axes = None if call.operator.endswith(".default") else integers(call, 1, "dim")
+    keepdims = bool(argument(call, 2, "keepdim", False)) if axes is not None else bool(call.attributes.get("keepdim", False))
+    return reduced(call, x, axes or None, keepdims, "mean" in call.operator)
