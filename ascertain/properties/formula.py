@@ -223,7 +223,8 @@ class _Inputs:
         if not self.rows:
             return box
         try:
-            return Polytope(box, _input_rows(self.rows, box.size), np.array([row.bound for row in self.rows]))
+            rows = list(dict.fromkeys(row._replace(strict=False) for row in self.rows))
+            return Polytope(box, _input_rows(rows, box.size), np.array([row.bound for row in rows]))
         except PropertyError:
             return None
 

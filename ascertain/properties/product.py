@@ -19,7 +19,8 @@ def product(graphs: Sequence[Graph], reads: Sequence[np.ndarray], size: int) -> 
 
     A witness is replayed on the originals of all graphs if every one of them can be.
     """
-    from ascertain.operators.movement import Concat, Gather, Reshape
+    from ascertain.operators.movement import Reshape
+    from ascertain.operators.selection import Concat, Gather
 
     for graph, indices in zip(graphs, reads, strict=True):
         if indices.shape != (graph.input_size,):

@@ -105,6 +105,12 @@ class InputSet(ABC):
             raise ShapeError(f"a point has {point.size} numbers, the input set {self.size} coordinates; check the shape.")
         return point
 
+    def _near(self, x: np.ndarray) -> Vector:
+        point = self._flat(x)
+        if not np.all(np.isfinite(point)):
+            raise DataError(f"coordinate {int(np.argmin(np.isfinite(point)))} of a point to project is not finite; correct it.")
+        return point
+
     def _rows(self, rows: np.ndarray) -> np.ndarray:
         matrix = _finite("rows", rows, ndim=2)
         if matrix.shape[1] != self.size:
@@ -144,7 +150,7 @@ class Box(InputSet):
         return bool(np.all((point >= self.lower - tolerance) & (point <= self.upper + tolerance)))
 
     def project(self, x: np.ndarray) -> Vector:
-        return np.clip(self._flat(x), self.lower, self.upper)
+        return np.clip(self._near(x), self.lower, self.upper)
 
     def center(self) -> Vector:
         return np.clip(self.lower / 2 + self.upper / 2, self.lower, self.upper)
@@ -253,38 +259,32 @@ class LpBall(InputSet):
         point = self._flat(x)
         return (self.clip is None or self.clip.contains(point, tolerance)) and self._in_ball(point, tolerance)
 
-    def _project_ball(self, point: Vector) -> Vector:
+    def _toward(self, point: Vector, share: float) -> Vector:
+        """The minimiser of |x - point|^2 plus a multiple of the p-norm's term over the clip; the multiple falls with ``share``."""
         gap = point - self.middle
-        # A radius smaller by the slack of the membership test spares the projection a slow exact decision.
-        radius = self.radius * (1 - 4 * _gamma(self.size))
         if self.p == 2:
-            norm = float(np.linalg.norm(gap))
-            return self.middle + gap * (radius / norm) if norm > radius else point
-        size = np.abs(gap)
-        if np.sum(size) <= radius:
-            return point
-        # Shrink all coordinates by the one threshold at which the sum of what is left is the radius.
-        ordered = np.sort(size)[::-1]
-        candidates = (np.cumsum(ordered) - radius) / np.arange(1, size.size + 1)
-        threshold = candidates[np.flatnonzero(ordered >= candidates)[-1]]
-        return self.middle + np.sign(gap) * np.maximum(size - threshold, 0)
+            near = self.middle + share * gap
+        else:
+            near = self.middle + np.sign(gap) * np.maximum(np.abs(gap) - (1 - share) * np.max(np.abs(gap)), 0)
+        return np.asarray(near) if self.clip is None else np.clip(near, self.clip.lower, self.clip.upper)
 
     def project(self, x: np.ndarray) -> Vector:
-        point = self._flat(x)
+        point = self._near(x)
         if self.p == np.inf:
             return self._inner.project(point)
         if self.contains(point):
             return point
-        near, correction, other = point, np.zeros_like(point), np.zeros_like(point)
-        # Dykstra's alternating projections onto ball and clip; one round is the answer without a clip.
-        for _ in range(50 if self.clip is not None else 1):
-            onto = self._project_ball(near + correction)
-            correction = near + correction - onto
-            near = onto if self.clip is None else self.clip.project(onto + other)
-            other = onto + other - near
-            if self._in_ball(near):
-                break
-        return _pull(near, self.center(), self.contains)
+        # Both constraints are separable up to one multiplier, so the nearest point is found by bisection on it. The radius is
+        # smaller by the slack of the membership test, which spares a slow exact decision.
+        radius, order = self.radius * (1 - 4 * _gamma(self.size)), int(self.p)
+        low, high = 0.0, 1.0
+        for _ in range(100):
+            middle = (low + high) / 2
+            if np.linalg.norm(self._toward(point, middle) - self.middle, ord=order) <= radius:
+                low = middle
+            else:
+                high = middle
+        return _pull(self._toward(point, low), self.center(), self.contains)
 
     def center(self) -> Vector:
         return self.middle if self.clip is None else self.clip.project(self.middle)
@@ -341,25 +341,37 @@ class Polytope(InputSet):
         return self.around
 
     @cached_property
-    def _solved(self) -> tuple[Vector, bool]:
-        """(the point that is deepest inside the constraints, whether the set is PROVED empty)."""
+    def _scaled(self) -> tuple[Vector, Vector, Vector]:
+        """(middle and half widths of the box, norms of the rows) for x = middle + half z: programs in z have unit scale."""
+        half, middle = self.around.upper / 2 - self.around.lower / 2, self.around.center()
+        gap = np.abs(self.bound - self.matrix @ middle)
+        return middle, half, np.maximum(np.linalg.norm(self.matrix * half, axis=1), np.maximum(1e-4 * gap, _TINY))
+
+    def _program(self, cost: Vector, depth: float) -> tuple[Vector | None, Vector]:
+        """(x, row weights) at the minimum of cost @ x - depth * t, t the distance that all scaled rows keep; x None on failure."""
         from scipy.optimize import linprog
 
-        norms = np.maximum(np.linalg.norm(self.matrix, axis=1), _TINY)
-        matrix, bound = self.matrix / norms[:, None], self.bound / norms
-        widest = max(float(np.max(self.around.upper - self.around.lower)), 1e-9)
-        # max t with matrix x + t <= bound; its optimal multipliers, if the depth is negative, combine to a contradiction.
+        middle, half, norms = self._scaled
+        unit = max(float(np.max(np.abs(cost * half))), depth, _TINY)
         answer = linprog(
-            np.r_[np.zeros(self.size), -1.0],
-            A_ub=np.c_[matrix, np.ones(len(bound))],
-            b_ub=bound,
-            bounds=[*zip(self.around.lower, self.around.upper, strict=True), (None, widest)],
+            np.append(cost * half, -depth) / unit,
+            A_ub=np.c_[self.matrix * half / norms[:, None], np.full(len(norms), float(depth > 0))],
+            b_ub=(self.bound - self.matrix @ middle) / norms,
+            bounds=[*[(-1.0, 1.0)] * self.size, (None, 1.0)],
             method="highs",
         )
         if answer.x is None:
+            return None, np.zeros(len(norms))
+        return self.around.project(middle + half * answer.x[:-1]), np.maximum(-answer.ineqlin.marginals, 0) * unit / norms
+
+    @cached_property
+    def _solved(self) -> tuple[Vector, bool]:
+        """(the point that is deepest inside the constraints, whether the set is PROVED empty)."""
+        # Multipliers of a program whose greatest depth is negative combine the rows to a contradiction.
+        point, weights = self._program(np.zeros(self.size), 1.0)
+        if point is None:
             return self.around.center(), False
-        weights = np.maximum(-answer.ineqlin.marginals, 0) / norms
-        return self.around.project(answer.x[:-1]), float(self._dual(np.zeros((1, self.size)), weights[None])[0]) > 0
+        return point, float(self._dual(np.zeros((1, self.size)), weights[None])[0]) > 0
 
     def _dual(self, rows: np.ndarray, weights: np.ndarray) -> Vector:
         """Weak duality: for weights >= 0, rows @ x >= (rows + weights @ matrix) @ x - weights @ bound, minimised over the box."""
@@ -400,15 +412,8 @@ class Polytope(InputSet):
         return np.stack([self.project(x) for x in anchor + rays * reach[:, None]]) if n else rays
 
     def support(self, rows: np.ndarray) -> Vector:
-        from scipy.optimize import linprog
-
         matrix = self._rows(rows)
-        weights = np.zeros((len(matrix), len(self.bound)))
-        limits = list(zip(self.around.lower, self.around.upper, strict=True))
-        for i, row in enumerate(matrix):
-            answer = linprog(row, A_ub=self.matrix, b_ub=self.bound, bounds=limits, method="highs")
-            if answer.x is not None:
-                weights[i] = np.maximum(-answer.ineqlin.marginals, 0)
+        weights = np.array([self._program(row, 0.0)[1] for row in matrix]).reshape(len(matrix), len(self.bound))
         return np.maximum(self.around.support(matrix), self._dual(matrix, weights))
 
     def __str__(self) -> str:

@@ -46,7 +46,7 @@ class _Parser:
         self.where = where
         self.tokens: Iterator[re.Match[str]] = _TOKEN.finditer(text)
         self.token = next(self.tokens)
-        self.declared: dict[str, dict[int, int]] = {"X": {}, "Y": {}}
+        self.declared: dict[str, set[int]] = {"X": set(), "Y": set()}
         self.rounded: dict[tuple[str, bool], tuple[float, bool]] = {}
 
     # Reading ------------------------------------------------------------------------------------------------------------
@@ -55,8 +55,10 @@ class _Parser:
         self.token = next(self.tokens)
         return self.token
 
-    def fail(self, problem: str, token: re.Match[str] | None = None) -> NoReturn:
-        start = self.start(token or self.token)
+    def fail(self, problem: str, token: re.Match[str] | None = None, group: int = 0) -> NoReturn:
+        """Raises PropertyError at a token (the current one) or at a group of it."""
+        token = token or self.token
+        start = token.start(group) if group else self.start(token)
         line = self.text.count("\n", 0, start) + 1
         column = start - self.text.rfind("\n", 0, start)
         raise PropertyError(f"{self.where}:{line}:{column}: {problem}.")
@@ -87,7 +89,7 @@ class _Parser:
         asserted: list[Formula] = []
         while self.token.lastindex is not None:
             if self.token.lastindex == _DECLARE:
-                self.declare(*self.token.group(5, 6))
+                self.declare(5)
                 self.advance()
                 continue
             if self.token.lastindex != _OPEN:
@@ -115,16 +117,19 @@ class _Parser:
         self.advance()
         if self.token.lastindex != _VARIABLE:
             self.fail(f"expected a variable X_i or Y_i with a plain number i, found {self.shown()}")
-        self.declare(*self.token.group(10, 11))
+        self.declare(10)
         self.advance()
         if self.word("the type 'Real'") != "Real":
             self.fail(f"expected the type 'Real', found {self.shown()}")
         self.advance()
         self.close("a declaration")
 
-    def declare(self, kind: str, digits: str) -> None:
-        if self.declared[kind].setdefault(int(digits), self.token.end()) != self.token.end():
-            self.fail(f"{kind}_{digits} is declared twice; remove one declaration")
+    def declare(self, group: int) -> None:
+        """Declares the variable whose kind and index are two groups of the current token."""
+        kind, digits = self.token.group(group, group + 1)
+        if int(digits) in self.declared[kind]:
+            self.fail(f"{kind}_{digits} is declared twice; remove one declaration", group=group)
+        self.declared[kind].add(int(digits))
 
     def count(self, kind: str, word: str) -> int:
         seen = self.declared[kind]
@@ -191,7 +196,7 @@ class _Parser:
         relation, kind, digits, literal = token.group(1, 2, 3, 4)
         index = int(digits)
         if index not in self.declared[kind]:
-            self.fail(f"{kind}_{index} is not declared; add (declare-const {kind}_{index} Real) above", token)
+            self.fail(f"{kind}_{index} is not declared; add (declare-const {kind}_{index} Real) above", token, 2)
         if negated:
             relation = _FLIP[relation]
         upper = relation[0] == "<"
@@ -200,7 +205,7 @@ class _Parser:
             try:
                 found = self.rounded[literal, upper] = round_literal(literal, upper)
             except LiteralError as error:
-                self.fail(f"cannot read {error}", token)
+                self.fail(f"cannot read {error}", token, 4)
         output = kind == "Y"
         return Bound(output, index, upper, found[0], len(relation) == 1 or (output and not found[1]))
 
