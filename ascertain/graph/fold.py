@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ascertain.errors import ModelError
+from ascertain.errors import InputError, ModelError
 from ascertain.operators.reading import NotSupported
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FAILURES", "OF_SHAPE", "evaluate", "guarded"]
+__all__ = ["FAILURES", "OF_SHAPE", "evaluate", "failure", "guarded"]
 
 OF_SHAPE = frozenset({"Shape", "Size", "EyeLike"})
 """Operators that look at the shape of their input only: constant, because shapes here are static."""
@@ -27,16 +27,21 @@ FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
 
 
 def guarded(function: Callable[[], Any], what: str) -> Any:
-    """Calls a function on parts of a file; whatever it finds malformed becomes a ModelError naming them."""
+    """Calls a function on parts of a file; whatever it finds malformed becomes an InputError naming them."""
     try:
         return function()
-    except (NotSupported, ModelError):
+    except NotSupported:
         raise
+    except InputError as error:
+        raise type(error)(f"{what}: {error}") from error
     except FAILURES as error:
-        reason = str(error).strip().splitlines()
-        raise ModelError(
-            f"{what} is malformed ({reason[0] if reason else type(error).__name__}); export the model again."
-        ) from error
+        raise ModelError(f"{what} is malformed ({failure(error)}); export the model again.") from error
+
+
+def failure(error: BaseException) -> str:
+    """The first line of what third-party code said."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def evaluate(node: onnx.NodeProto, inputs: list[np.ndarray | None], opset: int) -> list[np.ndarray]:

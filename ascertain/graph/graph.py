@@ -138,7 +138,7 @@ def fingerprint(operator: Operator) -> bytes:
         if hasattr(value, "dtype"):
             array = np.asarray(value)
             digest.update(f"\n{f.name} {array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         else:
             digest.update(f"\n{f.name} {value!r}".encode())
     return digest.digest()

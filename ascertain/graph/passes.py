@@ -105,7 +105,7 @@ def _keep(graph: Graph, kept: list[int], same: dict[int, int]) -> Graph:
     return replace(graph, nodes=nodes, input=moved(graph.input), output=moved(graph.output))
 
 
-PASSES: tuple[Pass, ...] = (expand, identities, share, fuse, dead_code)
+PASSES: tuple[Pass, ...] = (expand, dead_code, identities, share, fuse, identities)
 """What `lower` runs, in order."""
 
 

@@ -62,7 +62,7 @@ class ModuleReplay:
 
     module: Any
     shape: Shape
-    output: int | str | None = None
+    output: str | None = None
     """Which of several outputs; None where the module has one."""
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
