@@ -9,6 +9,7 @@ from numba import njit
 
 from ascertain.certify.kernels.close import close
 from ascertain.certify.kernels.domain import network_values, tighten
+from ascertain.certify.kernels.pack import Packed
 
 __all__ = ["Batch", "batch", "bound_boxes"]
 
@@ -35,24 +36,28 @@ class Batch(NamedTuple):
     weight: np.ndarray
     """(B, rows): weights of the rows that excluded each conjunction or came closest."""
     slope: np.ndarray
-    """(B, J, H): lower slopes used for it; kept only when the array has that size."""
+    """(B or 0, J, H): lower slopes used for it."""
+    done: np.ndarray
+    """(B,) bool: bounded before the search was cancelled."""
 
 
-def batch(lower: np.ndarray, upper: np.ndarray, neurons: int, conjunctions: int, rows: int) -> Batch:
-    """Boxes about which nothing is known."""
-    count, n = lower.shape
+def batch(net: Packed, boxes: dict[str, np.ndarray], slopes: bool) -> Batch:
+    """A batch of boxes given by their first five fields; ``slopes``: keep lower slopes."""
+    count, n = boxes["lower"].shape
+    neurons, groups = boxes["neuron_lower"].shape[1], boxes["open"].shape[1]
     return Batch(
-        lower.copy(),
-        upper.copy(),
-        np.full((count, neurons), -np.inf, np.float32),
-        np.full((count, neurons), np.inf, np.float32),
-        np.ones((count, conjunctions), np.bool_),
-        np.full(count, np.inf),
+        boxes["lower"],
+        boxes["upper"],
+        boxes["neuron_lower"],
+        boxes["neuron_upper"],
+        boxes["open"],
+        np.full(count, -np.inf),
         np.zeros((count, n)),
         np.full(count, np.inf),
         np.zeros((count, n)),
-        np.zeros((count, rows)),
-        np.zeros((0, conjunctions, neurons)),
+        np.zeros((count, int(net.groups[-1]))),
+        np.zeros((count if slopes else 0, groups, neurons)),
+        np.zeros(count, np.bool_),
     )
 
 
@@ -123,6 +128,7 @@ def _bound_box(net, s, result, k, steps, cancel):
     tighten(net, s, cancel)
     if cancel[0]:
         return
+    result.done[k] = True
     unstable = _remember(net, s, result, k)
     result.lower[k], result.upper[k] = np.inf, -np.inf
     result.value[k] = np.inf
@@ -156,9 +162,8 @@ def _bound_box(net, s, result, k, steps, cancel):
 
 @njit(nogil=True, cache=True)
 def bound_boxes(net, s, result, first, last, steps, cancel):
-    """Bounds boxes first .. last of a batch in place; returns how many were done before ``cancel[0]`` was set."""
+    """Bounds boxes first .. last of a batch in place until ``cancel[0]`` is set, which a flag in `Batch.done` tells."""
     for k in range(first, last):
-        _bound_box(net, s, result, k, steps, cancel)
         if cancel[0]:
-            return k - first
-    return last - first
+            return
+        _bound_box(net, s, result, k, steps, cancel)
