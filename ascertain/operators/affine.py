@@ -12,7 +12,7 @@ from ascertain.errors import ShapeError
 from ascertain.operators.arguments import argument, array, unsupported, variable
 from ascertain.operators.arrays import broadcast, fold, repeats, spread
 from ascertain.operators.base import Affine, Array, Emit, Operator, Ref, Shape, namespace
-from ascertain.operators.movement import Expand, Reshape, Transpose
+from ascertain.operators.movement import Reshape, Transpose
 from ascertain.operators.reading import Call, aten, onnx
 
 __all__ = ["Dense", "MatrixProduct", "Scale", "Shift", "Sum"]
@@ -55,18 +55,8 @@ class Dense(Affine):
     def magnitude(self) -> Affine:
         return Dense(abs(self.weight), None if self.bias is None else abs(self.bias))
 
-    def restrict(self, index: Array, *shapes: Shape) -> Array | None:
-        return self.weight[index].reshape(-1, *shapes[0]) if all(n == 1 for n in shapes[0][:-1]) else None
-
     def terms(self, *shapes: Shape) -> int:
         return int(max(self.weight.shape)) + 1
-
-    def then(self, after: Operator, *shapes: Shape) -> Operator | None:
-        if self.bias is not None or not isinstance(after, Shift) or any(n != 1 for n in after.offset.shape[:-1]):
-            return None
-        out = self.infer(*shapes)
-        bias = np.broadcast_to(after.offset.reshape(-1), out[-1:]) if after.infer(out) == out else None
-        return None if bias is None else Dense(self.weight, bias)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
@@ -83,7 +73,7 @@ class MatrixProduct(Affine):
     left: bool
 
     def _rank(self, shape: Shape) -> int:
-        return max(self.matrix.ndim, len(shape))
+        return max(int(self.matrix.ndim), len(shape))
 
     def infer(self, *shapes: Shape) -> Shape:
         (x,) = shapes
@@ -259,7 +249,7 @@ def combined(call: Call, first: object, second: object, a: float = 1.0, b: float
         return shifted(call.emit, scaled(call.emit, first, a), _times(second, b))
     if isinstance(second, Ref):
         return shifted(call.emit, scaled(call.emit, second, b), _times(first, a))
-    raise unsupported(call, "constants only", "Fold it before reading.")
+    raise unsupported(call, "constants only", "Replace it by its value in the model.")
 
 
 def _times(value: object, factor: float) -> np.ndarray:
@@ -287,7 +277,7 @@ def matrix_product(call: Call, first: object, second: object) -> Ref:
     if isinstance(first, Ref):
         return multiplied(call, array(second), first, left=False)
     if not isinstance(second, Ref):
-        raise unsupported(call, "constants only", "Fold it before reading.")
+        raise unsupported(call, "a product of constants only", "Replace it by its value in the model.")
     return multiplied(call, array(first), second, left=True)
 
 
@@ -346,10 +336,8 @@ def _linear(call: Call) -> Ref:
     if isinstance(x, Ref) and not isinstance(weight, Ref):
         known = array(weight)
         return dense(call, x, known, bias) if known.ndim == 2 else _biased(call, multiplied(call, known, x, left=False), bias)
-    if isinstance(weight, Ref):
-        turned = call.emit(Transpose((1, 0)), weight) if len(weight.shape) == 2 else weight
-        return _biased(call, matrix_product(call, x, turned), bias)
-    return _biased(call, call.emit(Expand((1,)), variable(call, 2)), bias)
+    turned = call.emit(Transpose((1, 0)), weight) if isinstance(weight, Ref) and len(weight.shape) == 2 else weight
+    return _biased(call, matrix_product(call, x, turned), bias)
 
 
 def _biased(call: Call, y: Ref, bias: object) -> Ref:

@@ -40,9 +40,6 @@ class Reshape(Affine):
     def adjoint(self, gradient: Array, *shapes: Shape) -> tuple[Array, ...]:
         return (gradient.reshape(gradient.shape[0], *shapes[0]),)
 
-    def then(self, after: Operator, *shapes: Shape) -> Operator | None:
-        return after if isinstance(after, Reshape) else None
-
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
         yield cls((6, 2)), ((3, 4),)
@@ -75,9 +72,6 @@ class Transpose(Affine):
 
     def adjoint(self, gradient: Array, *shapes: Shape) -> tuple[Array, ...]:
         return (self._permute(gradient, tuple(int(i) for i in np.argsort(self.permutation))),)
-
-    def then(self, after: Operator, *shapes: Shape) -> Operator | None:
-        return Transpose(tuple(self.permutation[i] for i in after.permutation)) if isinstance(after, Transpose) else None
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:

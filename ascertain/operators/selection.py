@@ -184,6 +184,7 @@ def sliced(call: Call, x: Ref, ranges: dict[int, slice]) -> Ref:
             full[axis] = (taken.start, max(taken.start, taken.stop), taken.step)
         else:
             x = call.emit(Gather(axis, np.array(taken, dtype=np.int64)), x)
+            full[axis] = (0, len(taken), 1)
     return x if all(r == (0, n, 1) for r, n in zip(full, x.shape, strict=True)) else call.emit(Slice(tuple(full)), x)
 
 
