@@ -10,6 +10,7 @@ from ascertain.properties.formula import All, Any, Formula, Terms, atom
 
 __all__ = ["Expression", "NotLinear", "apply", "compare"]
 
+_MOST_BITS = 20_000
 _NEGATED = {"<=": ">", ">=": "<", "<": ">=", ">": "<="}
 
 
@@ -42,8 +43,14 @@ def apply(operator: str, operands: Sequence[Expression]) -> Expression:
             raise NotLinear("division by zero")
         factor, scaled = (product.constant, operand) if operand.terms else (operand.constant, product)
         factor = 1 / factor if operator == "/" else factor
+        if max(map(_bits, (factor, scaled.constant, *scaled.terms.values()))) > _MOST_BITS:
+            raise NotLinear("a product of numbers beyond the range of float64")
         product = Expression(scaled.constant * factor, {key: value * factor for key, value in scaled.terms.items()})
     return product
+
+
+def _bits(value: Fraction) -> int:
+    return max(value.numerator.bit_length(), value.denominator.bit_length())
 
 
 def _total(signed: Sequence[tuple[int, Expression]]) -> Expression:

@@ -14,13 +14,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ascertain.errors import PropertyError
-from ascertain.properties.decimals import round_fraction
+from ascertain.properties.decimals import LiteralError, round_fraction
 from ascertain.properties.property import Atoms, Case
 from ascertain.properties.sets import Box, InputSet, Polytope
 
 __all__ = ["FALSE", "TRUE", "All", "Any", "Bound", "Formula", "Linear", "Terms", "Variables", "atom", "cases"]
 
 _MOST_CONJUNCTIONS = 200_000
+_MOST_ATOMS = 20_000_000
 _MOST_ENTRIES = 2**28
 
 
@@ -74,6 +75,7 @@ class Variables:
 def atom(terms: Terms, bound: Fraction, strict: bool) -> Formula:
     """Sum of terms (keys: whether an output, index) <= bound, with float64 coefficients and the bound rounded up.
 
+    An atom on one output whose bound was rounded is strict: no float64 number lies between the true bound and the rounded one.
     Coefficients become exact by scaling the row with an integer where that is possible; otherwise the nearest float64 is read.
     """
     used = {key: value for key, value in terms.items() if value}
@@ -84,12 +86,14 @@ def atom(terms: Terms, bound: Fraction, strict: bool) -> Formula:
         value, sharp = round_fraction(bound / factor, up=factor > 0)
         return Bound(output, index, factor > 0, value, strict or (output and not sharp))
     scale = Fraction(1)
-    if any(float(value) != value for value in used.values()):
+    if not all(round_fraction(value, up=True)[1] for value in used.values()):
         whole = Fraction(lcm(*(value.denominator for value in used.values())))
         if all(abs(value * whole) <= 2**53 for value in used.values()):
             scale = whole
     limit, sharp = round_fraction(bound * scale, up=True)
     ordered = sorted((key, float(value * scale)) for key, value in used.items())
+    if not all(c for _, c in ordered):
+        raise LiteralError("a coefficient below the range of float64")
     inputs = tuple((index, c) for (output, index), c in ordered if not output)
     outputs = tuple((index, c) for (output, index), c in ordered if output)
     return Linear(inputs, outputs, limit, strict or (bool(outputs) and not sharp))
@@ -100,13 +104,19 @@ def _flatten(formula: Formula) -> tuple[Conjunction, list[list[Conjunction]]]:
     if isinstance(formula, (Bound, Linear)):
         return [formula], []
     if isinstance(formula, Any):
-        branches = [branch for part in formula.parts for branch in _expand(part)]
+        branches: list[Conjunction] = []
+        atoms = 0
+        for part in formula.parts:
+            more = _expand(part)
+            atoms += sum(map(len, more))
+            _check_size(len(branches) + len(more), atoms)
+            branches += more
         return (branches[0], []) if len(branches) == 1 else ([], [branches])
     common: Conjunction = []
     choices: list[list[Conjunction]] = []
     for part in formula.parts:
-        more, others = _flatten(part)
-        common += more
+        shared, others = _flatten(part)
+        common += shared
         choices += others
     return common, choices
 
@@ -115,13 +125,17 @@ def _multiply(choices: list[list[Conjunction]]) -> list[Conjunction]:
     """The disjunction of all ways to pick one conjunction from each choice."""
     product: list[Conjunction] = [[]]
     for branches in sorted(choices, key=len):
-        if len(product) * len(branches) > _MOST_CONJUNCTIONS:
-            raise PropertyError(
-                f"the property has more than {_MOST_CONJUNCTIONS} conjunctions once its and/or nesting is multiplied out; "
-                "split it into several properties."
-            )
+        _check_size(len(product) * len(branches), len(product) * sum(map(len, branches)) + len(branches) * sum(map(len, product)))
         product = [first + second for first in product for second in branches]
     return product
+
+
+def _check_size(conjunctions: int, atoms: int) -> None:
+    if conjunctions > _MOST_CONJUNCTIONS or atoms > _MOST_ATOMS:
+        raise PropertyError(
+            f"the property has {conjunctions} conjunctions with {atoms} atoms once its and/or nesting is multiplied out, "
+            f"{_MOST_CONJUNCTIONS} with {_MOST_ATOMS} are the limit; split it into several properties."
+        )
 
 
 def _expand(formula: Formula) -> list[Conjunction]:

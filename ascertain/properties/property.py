@@ -26,7 +26,7 @@ class Atoms:
     """One conjunction of linear atoms: {(x, y) : matrix @ y + input_matrix @ x <= bound} on flat inputs and outputs.
 
     matrix (m, n_out), bound (m,), input_matrix (m, n_in) or None. Proofs treat every atom as ``<=``; a witness must satisfy the
-    atoms marked ``strict`` (m,) with ``<``. A reader also marks an atom whose decimal bound it had to round up.
+    atoms marked ``strict`` (m,) with ``<``. Readers also mark atoms whose decimal bound they rounded up.
     """
 
     matrix: np.ndarray

@@ -21,7 +21,7 @@ def read_property(path: str | Path) -> Property:
     path = Path(path)
     text = _read(path)
     name = path.name.removesuffix(".gz").removesuffix(".vnnlib")
-    if re.search(r"^\s*\((?:vnnlib-version|declare-network)\b", text, re.MULTILINE):
+    if re.search(r"^[ \t]*+\((?:vnnlib-version|declare-network)\b", text, re.MULTILINE):
         from ascertain.properties.vnnlib2 import parse_vnnlib2
 
         return parse_vnnlib2(text, str(path), name)

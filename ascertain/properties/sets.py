@@ -257,6 +257,8 @@ class LpBall(InputSet):
 
     def contains(self, x: np.ndarray, tolerance: float = 0.0) -> bool:
         point = self._flat(x)
+        if self.p == np.inf and tolerance == 0:
+            return self._inner.contains(point)
         return (self.clip is None or self.clip.contains(point, tolerance)) and self._in_ball(point, tolerance)
 
     def _toward(self, point: Vector, share: float) -> Vector:

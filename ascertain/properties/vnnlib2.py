@@ -169,9 +169,7 @@ class _Converter:
             return formulas
         position = {old: new for new, old in enumerate(kept)}
         self.moved = [position[t] for t in target]
-        self.networks = [
-            replace(n, inputs=(self.moved[n.inputs[0]], self.moved[n.inputs[1] - 1] + 1)) for n in self.networks
-        ]
+        self.networks = [replace(n, inputs=(self.moved[n.inputs[0]], self.moved[n.inputs[1] - 1] + 1)) for n in self.networks]
         names = self.names[0]
         self.names = ([names[old] for old in kept], self.names[1])
         return [self.formula(expression) for expression in asserted]

@@ -153,8 +153,11 @@ BAD2 = [
     (TWO.replace("0.75", "7.5e-1"), ":6: '7.5e' is no number"),
     (TWO.replace("(* 2.0 V[1])", "(* Y[0] V[1])"), ":6: .*not linear"),
     (TWO.replace("(== X[0,0] U[0,0])", "(<= Y[0] Y[0])"), r"no lower bound is given for X\[0,1\], U\[0,0\]"),
-    (TWO.replace(" (isomorphic-to f)", "").replace("float32 [2]))", "float32 [2]) (declare-output W float32 [2]))", 1), "2 outputs"),
-    (TWO[: TWO.index("(assert")], ":4:1: syntax error"),
+    (
+        TWO.replace(" (isomorphic-to f)", "").replace("float32 [2]))", "float32 [2]) (declare-output W float32 [2]))", 1),
+        "2 outputs",
+    ),
+    (TWO[: TWO.index("(assert")], ":3:100: syntax error"),
     (TWO.replace("float32 [1,3]", "int8 [1,3]"), "Type mismatch"),
     (TWO + "(" * 100000, "nested deeper"),
 ]

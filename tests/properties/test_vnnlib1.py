@@ -187,6 +187,21 @@ BAD = [
     (HEAD + "(assert (<= (+ X_0 1e999999999) 1))", "exponent is out of range"),
     (HEAD + f"(assert (<= X_0 {'1' * 2000}))", "2000 characters"),
     (HEAD + "(assert (<= (* X_0 Y_0) 1))", "not linear"),
+    (HEAD + "(assert (<= (* X_0 " + "1e1000 " * 100 + ") 1))", "beyond the range"),
+    (HEAD + "(assert (<= (+ (* X_0 1e500) X_1) 1))", "beyond the range"),
+    (HEAD + "(assert (<= (+ (* X_0 1e-500) X_1) 1))", "below the range"),
+    (
+        HEAD
+        + LIMITS
+        + "(assert (or "
+        + "(and "
+        + "(or (<= Y_0 1) (<= Y_1 1)) " * 17
+        + ") " * 1
+        + "(and "
+        + "(or (<= Y_0 1) (<= Y_1 1)) " * 17
+        + ")))",
+        "multiplied out",
+    ),
     (HEAD + "(assert (<= (/ X_0 0) 1))", "division by zero"),
     (HEAD + "(assert (and))", "'and' has no operands"),
     (HEAD + "(assert X_0)", "expected a formula"),
