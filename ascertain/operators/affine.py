@@ -10,7 +10,7 @@ import numpy as np
 
 from ascertain.errors import ShapeError
 from ascertain.operators.arguments import argument, array, unsupported, variable
-from ascertain.operators.arrays import broadcast, fold, repeats, spread
+from ascertain.operators.arrays import broadcast, fits, fold, repeats, spread
 from ascertain.operators.base import Affine, Array, Emit, Operator, Ref, Shape, namespace
 from ascertain.operators.movement import Reshape, Transpose
 from ascertain.operators.reading import Call, aten, onnx
@@ -236,7 +236,7 @@ def scaled(emit: Emit, x: Ref, factor: np.ndarray | float) -> Ref:
 def shifted(emit: Emit, x: Ref, offset: np.ndarray | float) -> Ref:
     """x + offset; nothing is emitted when that changes neither value nor shape."""
     offset = np.asarray(offset)
-    if not offset.any() and np.broadcast_shapes(offset.shape, x.shape) == x.shape:
+    if not offset.any() and fits(offset.shape, x.shape):
         return x
     return emit(Shift(offset), x)
 

@@ -11,7 +11,7 @@ import numpy as np
 from ascertain.errors import ShapeError
 from ascertain.operators.base import Array, Shape, is_numpy
 
-__all__ = ["broadcast", "fold", "position", "repeats", "spread", "through_torch"]
+__all__ = ["broadcast", "fits", "fold", "position", "repeats", "spread", "through_torch"]
 
 
 def broadcast(name: str, *shapes: Shape) -> Shape:
@@ -20,6 +20,11 @@ def broadcast(name: str, *shapes: Shape) -> Shape:
         return tuple(np.broadcast_shapes(*shapes))
     except ValueError:
         raise ShapeError(f"{name} cannot broadcast shapes {', '.join(map(str, shapes))}. Reshape one of them first.") from None
+
+
+def fits(shape: Shape, into: Shape) -> bool:
+    """Whether an array of one shape broadcasts to another without changing that one."""
+    return len(shape) <= len(into) and all(a in (1, b) for a, b in zip(shape[::-1], into[::-1], strict=False))
 
 
 def spread(x: Array, rank: int) -> Array:

@@ -311,6 +311,6 @@ def _max_pool_aten(call: Call) -> Ref:
     return batched(call, variable(call), rank, lambda x: call.emit(operator, x))
 
 
-@aten("max_pool1d_with_indices.default", "max_pool2d_with_indices.default", "max_pool3d_with_indices.default")
+@aten("max_pool2d_with_indices.default", "max_pool3d_with_indices.default")
 def _max_pool_with_indices(call: Call) -> tuple[Ref, ...]:
     return (_max_pool_aten(call),)

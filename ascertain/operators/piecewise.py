@@ -9,6 +9,7 @@ import numpy as np
 
 from ascertain.operators.affine import Scale, Shift, Sum, scaled, shifted
 from ascertain.operators.arguments import argument, array, constant, real, unsupported, variable
+from ascertain.operators.arrays import fits
 from ascertain.operators.base import Array, Composite, Emit, Operator, Ref, Shape, Univariate, is_numpy, namespace
 from ascertain.operators.reading import Call, aten, onnx
 
@@ -207,7 +208,7 @@ def _prelu(call: Call) -> Ref:
         return call.emit(LeakyRelu(float(slope.reshape(-1)[0])), x)
     if call.operator == "aten.prelu.default":
         slope = slope.reshape(-1, *[1] * (len(x.shape) - 2))
-    if len(x.shape) < slope.ndim or np.broadcast_shapes(slope.shape, x.shape) != x.shape:
+    if not fits(slope.shape, x.shape):
         raise unsupported(call, f"slopes of shape {slope.shape} for an input of shape {x.shape}", "Reshape the slopes.")
     return call.emit(LeakyRelu(slope), x)
 
@@ -241,7 +242,7 @@ def clipped(call: Call, x: Ref, lower: object, upper: object) -> Ref:
         raise unsupported(call, "bounds computed from the network's input", "Use Max and Min.")
     low, high = bound(lower, lower=True), bound(upper, lower=False)
     shapes = [np.shape(b) for b in (low, high) if b is not None]
-    if np.broadcast_shapes(x.shape, *shapes) != x.shape:
+    if not all(fits(s, x.shape) for s in shapes):
         raise unsupported(call, f"bounds of shapes {shapes} for an input of shape {x.shape}", "Expand the input first.")
     if low is None and high is None:
         return x
