@@ -1,0 +1,81 @@
+"""Options that commands share; a command is a frozen dataclass whose fields become its arguments and flags."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from ascertain.certify.result import Progress
+from ascertain.errors import InputError
+
+if TYPE_CHECKING:
+    from ascertain.graph import Graph
+
+__all__ = ["Command", "ModelOptions", "SearchOptions", "load_model"]
+
+
+@dataclass(frozen=True)
+class Command(ABC):
+    """Something the user can ask for."""
+
+    @abstractmethod
+    def run(self) -> int:
+        """Does it and returns the exit code."""
+
+
+def load_model(name: str, factory: str | None = None, shape: tuple[int, ...] | None = None) -> Graph:
+    """The network in a file, or a fixture by its name."""
+    from ascertain import fixtures
+    from ascertain.graph import load
+
+    source = fixtures.path(name) if name in fixtures.NAMES else Path(name)
+    return load(source, factory=factory, input_shape=shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Command):
+    """Which network."""
+
+    model: Annotated[
+        str, Argument(help="Model file (.onnx, .onnx.gz, .pt2, .safetensors, .pt) or fixture name.", show_default=False)
+    ]
+    factory: Annotated[str | None, Option(help="For weights without code: package.module:function that builds the network.")] = None
+    input_shape: Annotated[str | None, Option(help="Input shape where the file leaves it open, such as 1,3,32,32.")] = None
+
+    def network(self) -> Graph:
+        """The network that was named."""
+        if self.input_shape is None:
+            return load_model(self.model, self.factory)
+        try:
+            shape = tuple(int(n) for n in self.input_shape.split(","))
+        except ValueError:
+            raise InputError(f"--input-shape {self.input_shape!r} is no list of whole numbers; write it as 1,3,32,32.") from None
+        return load_model(self.model, self.factory, shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(Command):
+    """How long and where to search."""
+
+    timeout: Annotated[float, Option(help="Seconds for each property.")] = 60.0
+    memory: Annotated[float, Option(help="Share of the machine's memory that may be used.")] = 0.5
+    threads: Annotated[int | None, Option(help="Threads; all cores if not given.")] = None
+    device: Annotated[str, Option(help="cpu, cuda or cuda:N.")] = "cpu"
+    seed: Annotated[int, Option(help="Seed of the attacks.")] = 0
+
+    def search(self, progress: Callable[[Progress], None], stop: Callable[[], bool]) -> dict[str, Any]:
+        """The keyword arguments of `ascertain.verify`."""
+        return {
+            "timeout": self.timeout,
+            "memory": self.memory,
+            "threads": self.threads,
+            "device": self.device,
+            "seed": self.seed,
+            "progress": progress,
+            "stop": stop,
+        }
