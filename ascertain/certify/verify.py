@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -93,9 +94,12 @@ def radius(
     limit: float = 1.0,
     tolerance: float = 0.01,
     timeout: float = 60.0,
-    device: str = "cpu",
+    **options: Any,
 ) -> Radius:
-    """Certified robustness radius of one input by bisection on `verify`, up to ``limit``, to a relative ``tolerance``."""
+    """Certified robustness radius of one input by bisection on `verify`, up to ``limit``, to a relative ``tolerance``.
+
+    ``timeout`` in seconds for all steps together; other ``options`` are those of `verify`.
+    """
     started = time.monotonic()
     low, high, witness, proved = 0.0, limit, None, False
     probe = limit
@@ -103,7 +107,7 @@ def radius(
         left = timeout - (time.monotonic() - started)
         if left <= 0:
             break
-        verdict = verify(network, robust(x, probe, norm=norm, label=label), timeout=left, device=device)
+        verdict = verify(network, robust(x, probe, float(norm), label=label, classes=network.output_size), timeout=left, **options)
         if verdict.status is Status.HOLDS:
             low, proved = probe, True
         elif verdict.status is Status.VIOLATED:
