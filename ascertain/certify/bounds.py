@@ -38,13 +38,13 @@ def bound_nodes(
     zonotope: bool | None = None,
     rows_at_once: int = 2048,
     refine: Refine | None = None,
-    upto: int | None = None,
+    known: Boxes | None = None,
 ) -> Bounded:
     """Bounds of every nonlinear node's input.
 
     ``back``: back-substitute the neurons that forward bounds leave curved. ``zonotope``: use zonotopes beside intervals (None: when the
     free inputs are fewer than the widest layer). ``refine(node, index, lines, charge)`` may replace the back-substitution of the neurons
-    ``index`` by something tighter. Evidence: PROVED in float64.
+    ``index`` by something tighter. ``known``: bounds of nodes that hold already. Evidence: PROVED in float64.
     """
     out = Bounded()
     if zonotope is None:
@@ -52,8 +52,7 @@ def bound_nodes(
     zonotopes: dict[int, Zonotope] = {}
     total = 0
     linear_so_far: set[int] = set()
-    last = plan.output if upto is None else upto
-    for s in plan.steps[: last + 1]:
+    for s in plan.steps[: plan.output + 1]:
         if s.index == plan.input:
             out.every[s.index] = (region.lower, region.upper)
             linear_so_far.add(s.index)
@@ -77,6 +76,8 @@ def bound_nodes(
             out.every[s.index] = _meet(out.every[s.index], zonotopes[s.index].bounds(plan.rounding.unit))
             if total > 3 * max(step.size for step in plan.steps):
                 zonotope, zonotopes = False, {}
+        if known is not None and s.index in known:
+            out.every[s.index] = _meet(out.every[s.index], known[s.index])
     return out
 
 

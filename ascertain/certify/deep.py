@@ -14,6 +14,7 @@ from ascertain.certify.falsify import descend, stack_atoms, violation
 from ascertain.certify.linear import backward, charges
 from ascertain.certify.optimize import Multipliers, optimize
 from ascertain.certify.plan import Plan
+from ascertain.certify.reduce import reduce_plan
 from ascertain.certify.region import Ball, Region
 from ascertain.certify.search.neuron_split import NeuronSearch, Outcome
 from ascertain.certify.strategy import Job
@@ -30,10 +31,10 @@ METHODS = ("alpha", "crown", "interval", "zonotope")
 def region_of(sets: InputSet, dtype: torch.dtype, device: torch.device) -> Region:
     """The engine's view of an input set: its bounding box, and the ball itself for p = 1 and 2. A polytope's extra rows are dropped (sound)."""
     box = sets.box()
-    lower = torch.as_tensor(box.lower, dtype=dtype, device=device).unsqueeze(0)
-    upper = torch.as_tensor(box.upper, dtype=dtype, device=device).unsqueeze(0)
+    lower = torch.tensor(box.lower, dtype=dtype, device=device).unsqueeze(0)
+    upper = torch.tensor(box.upper, dtype=dtype, device=device).unsqueeze(0)
     if isinstance(sets, LpBall) and sets.p != float("inf"):
-        center = torch.as_tensor(sets.center(), dtype=dtype, device=device)
+        center = torch.tensor(sets.center(), dtype=dtype, device=device)
         return Region(lower, upper, Ball(center, float(sets.radius), float(sets.p)))
     return Region(lower, upper)
 
@@ -67,12 +68,11 @@ class DeepEngine:
             stop=self.job.stop,
         )
 
-    def root(self, region: Region, refine: int = 0) -> Bounded:
-        """Proved bounds of all neurons over the region, with slopes optimised for ``refine`` steps."""
+    def root(self, region: Region) -> Bounded:
+        """Proved bounds of all neurons over the region."""
         widest = max(s.size for s in self.exact.steps)
         rows = max(16, min(4096, int(self.job.memory / (64.0 * widest))))
-        better = refiner(self.exact, self.fast, region, refine) if refine else None
-        return bound_nodes(self.exact, region, rows_at_once=rows, refine=better)
+        return bound_nodes(self.exact, region, rows_at_once=rows)
 
     def solve(self, index: int, case: Case, deadline: float) -> Outcome:
         """Decides one case."""
@@ -80,20 +80,38 @@ class DeepEngine:
         if self.attack(index, case, restarts=4, steps=30, deadline=min(deadline, time.monotonic() + 5.0)):
             return Outcome("violated", "", 0, float("nan"), 0.0, "attack")
         region = region_of(case.set, torch.float64, self.exact.device)
-        import os
-        bounded = self.root(region, int(os.environ.get("REFINE","0")))
-        search = NeuronSearch(
-            self.exact,
-            self.fast,
-            region,
-            bounded,
-            case.unsafe,
-            lambda points: self._confirm(index, points, case),
-            deadline,
-            self.job.stop,
-            self.job.tell,
+        bounded = self.root(region)
+        rows, limits = stack_atoms(case.unsafe, torch.float64, self.exact.device)
+        charge = charges(self.exact, region, bounded.boxes, self.exact.output, bounded.charge)
+        flat = rows.reshape(1, -1, rows.shape[-1])
+        swept = backward(self.exact, region, bounded.lines, self.exact.output, flat, charge=charge)
+        margin = swept.lower.reshape(limits.shape) - limits
+        open_ = margin.amax(1) <= 0
+        if not bool(open_.any()):
+            return Outcome("holds", "", len(rows), float(margin.amax(1).amin()), 1.0, "bounds")
+        if self._confirm(index, region.minimiser(swept.rows)[0], case):
+            return Outcome("violated", "", len(rows), float("nan"), 0.0, "bounds")
+        return self._search(index, case, region, bounded, rows[open_], limits[open_], deadline)
+
+    def _search(
+        self, index: int, case: Case, region: Region, bounded: Bounded, rows: Tensor, limits: Tensor, deadline: float
+    ) -> Outcome:
+        """Branch and bound on the network reduced to its undecided neurons, or on all of it where that is too large."""
+        count = rows.shape[0] * rows.shape[1]
+        reduced = reduce_plan(
+            self.exact, region, bounded, rows.reshape(count, -1), limits.reshape(count), limit=int(self.job.memory / 32), rows_at_once=512
         )
-        return search.run()
+        common = dict(deadline=deadline, stop=self.job.stop, progress=self.job.tell)
+        if reduced is None:
+            confirm = lambda points: self._confirm(index, points, case)  # noqa: E731
+            return NeuronSearch(self.exact, self.fast, region, bounded, rows, limits, confirm, **common).run()
+        better = refiner(reduced.plan, reduced.fast, reduced.region, 12)
+        tight = bound_nodes(reduced.plan, reduced.region, refine=better, known=reduced.boxes)
+        eye = torch.eye(count, dtype=torch.float64, device=rows.device).reshape(rows.shape[0], rows.shape[1], count)
+        confirm = lambda points: self._confirm(index, reduced.inputs(points), case)  # noqa: E731
+        return NeuronSearch(
+            reduced.plan, reduced.fast, reduced.region, tight, eye, torch.zeros_like(limits), confirm, **common
+        ).run()
 
     def _confirm(self, index: int, points: Tensor, case: Case | None = None) -> bool:
         """Replays points; with a case, only those that the compiled plan already finds unsafe."""

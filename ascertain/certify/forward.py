@@ -36,6 +36,8 @@ def interval_step(plan: Plan, step: Step, args: list[tuple[Tensor, Tensor]]) -> 
     if step.gamma > 0:
         total = step.magnitude.forward(*(c.abs() + r for c, r in zip(centers, radii, strict=True))).reshape(batch, -1)
         radius = radius + step.gamma * total + tiny
+    if step.error is not None:
+        radius = radius + step.error
     margin = 4 * unit * (center.abs() + radius)
     return center - radius - margin, center + radius + margin
 
@@ -83,6 +85,8 @@ def zonotope_step(plan: Plan, step: Step, args: list[Zonotope], box: tuple[Tenso
     if step.gamma > 0:
         reach = [(z.center.abs() + z.generators.abs().sum(1) + z.slop).expand(batch, -1) for z in args]
         slop = slop + step.gamma * step.magnitude.forward(*_shaped(step, reach)).reshape(batch, -1) + tiny
+    if step.error is not None:
+        slop = slop + step.error
     return Zonotope(center, generators, slop * (1 + 8 * unit))
 
 

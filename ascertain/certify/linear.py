@@ -115,8 +115,11 @@ def charges(plan: Plan, region: Region, boxes: Boxes, start: int, known: Charges
             reach = s.magnitude.forward(*args).reshape(-1) * (1 + 2 * s.gamma)
         else:
             reach = region.magnitude if s.value is None else s.value.abs()
+        if s.error is not None:
+            reach = reach + s.error
         out.reach[s.index] = reach
-        out.weights[s.index] = (s.gamma + plan.rounding.gamma(s.size + steps + plan.consumers[s.index])) * reach + plan.rounding.tiny
+        weight = (s.gamma + plan.rounding.gamma(s.size + steps + plan.consumers[s.index])) * reach + plan.rounding.tiny
+        out.weights[s.index] = weight if s.error is None else weight + s.error * (1 + 4 * unit)
     return out
 
 

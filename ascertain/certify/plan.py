@@ -33,6 +33,8 @@ class Step:
     """Flat offset of an affine map; None where it is zero."""
     gamma: float = 0.0
     """Relative error of one application of the affine map in this precision (see `Affine.terms`)."""
+    error: Tensor | None = None
+    """Bound of |true value - value of the stored affine map| on the region, where the map itself was rounded."""
     nonlinear: Univariate | None = None
     value: Tensor | None = None
     """Flat value of a constant."""

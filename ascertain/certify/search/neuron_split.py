@@ -20,7 +20,6 @@ from ascertain.certify.linear import Lines, backward, charges, relax
 from ascertain.certify.optimize import Multipliers, optimize
 from ascertain.certify.plan import Plan
 from ascertain.certify.region import Region
-from ascertain.properties.property import Atoms
 
 __all__ = ["Leaf", "NeuronSearch", "Outcome"]
 
@@ -80,13 +79,17 @@ class _Batch:
 
 @dataclass(eq=False)
 class NeuronSearch:
-    """One search over a property case. ``confirm(points)`` gets candidate inputs (K, n) and returns True once a witness is confirmed."""
+    """One search: each conjunction ``rows[c] . y <= limits[c]`` (rows (C, S, n_out), limits (C, S)) is to be excluded on the region.
+
+    ``confirm(points)`` gets candidate inputs (K, n) and returns True once a witness is confirmed.
+    """
 
     exact: Plan
     fast: Plan
     region: Region
     bounded: Bounded
-    unsafe: tuple[Atoms, ...]
+    rows: Tensor
+    limits: Tensor
     confirm: Callable[[Tensor], bool]
     deadline: float
     stop: Callable[[], bool] = lambda: False
@@ -103,14 +106,8 @@ class NeuronSearch:
         self.heap: list[tuple[float, int, _Domain]] = []
         self.nodes = [k for k in self.exact.nonlinear if self._splittable(k)]
         self.sizes = [self.exact.steps[k].size for k in self.nodes]
-        self.count = max(len(a.bound) for a in self.unsafe)
+        self.count = self.rows.shape[1]
         self.charge = charges(self.exact, self.region, self.bounded.boxes, self.exact.output, self.bounded.charge)
-        rows, limits = [], []
-        for atoms in self.unsafe:
-            pick = [i % len(atoms.bound) for i in range(self.count)]
-            rows.append(torch.as_tensor(atoms.matrix[pick], dtype=torch.float64))
-            limits.append(torch.as_tensor(atoms.bound[pick], dtype=torch.float64))
-        self.rows, self.limits = torch.stack(rows).to(self.exact.device), torch.stack(limits).to(self.exact.device)
         self.low = torch.cat([self.bounded.boxes[self._input(k)][0] for k in self.nodes], 1) if self.nodes else torch.zeros((1, 0))
         self.high = torch.cat([self.bounded.boxes[self._input(k)][1] for k in self.nodes], 1) if self.nodes else torch.zeros((1, 0))
         self.fixed = {k: line for k, line in self.bounded.lines.items() if k not in self.nodes}
@@ -186,7 +183,7 @@ class NeuronSearch:
     def run(self, root_steps: int = 40) -> Outcome:
         """Searches until decided, out of time, stopped, or out of neurons to split."""
         total = int(self.low.shape[1])
-        conjunction = torch.arange(len(self.unsafe), device=self.exact.device)
+        conjunction = torch.arange(len(self.rows), device=self.exact.device)
         on = (self.high > -self.low).to(torch.float16)
         root = _Batch(
             conjunction,
