@@ -20,8 +20,6 @@ _CHUNK = 2**22
 
 def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
     """The content of a file, decompressed when its name ends in ``.gz``; raises ModelError when it cannot be had safely."""
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder, not a model file; give the file inside it.")
     try:
         size = path.stat().st_size
         if size > limit:

@@ -45,7 +45,10 @@ def _dimensions(graph: Graph, i: int, node: Node) -> str | None:
 def _shape(graph: Graph, i: int, node: Node) -> str | None:
     if isinstance(node.operator, Input):
         return None
-    inferred = tuple(node.operator.infer(*graph.shapes(node)))
+    try:
+        inferred = tuple(node.operator.infer(*graph.shapes(node)))
+    except ShapeError as error:
+        return f"does not fit its inputs ({error})"
     return None if inferred == node.shape else f"is recorded with shape {node.shape}, its operator gives {inferred}"
 
 

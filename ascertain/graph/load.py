@@ -43,6 +43,8 @@ def load(
     if not isinstance(source, (str, os.PathLike)):
         raise ModelError(f"a network cannot be loaded from {type(source).__name__}; give a file or a torch module.")
     path = Path(source)
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder, not a model file; give the file inside it.")
     if path.name.removesuffix(".gz").endswith(".onnx"):
         from ascertain.graph.onnx_model import read_onnx
 

@@ -79,7 +79,9 @@ class _Reader:
     def __post_init__(self) -> None:
         graph = self.model.graph
         self.walk = Walk(str(self.path), ONNX)
-        self.opset = max((o.version for o in self.model.opset_import if o.domain in _OURS), default=1)
+        self.opset = max((o.version for o in self.model.opset_import if o.domain in _OURS), default=0)
+        if self.opset < 1:
+            raise ModelError(f"{self.path} names no operator set, so it is incomplete; export or fetch it again.")
         self.initializers = {t.name: t for t in graph.initializer}
         self.makers: dict[str, int] = {}
         for i, node in enumerate(graph.node):
@@ -106,9 +108,8 @@ class _Reader:
                 f"{self.path}: the input {name!r} holds {found} numbers, not floats; only real-valued inputs are supported."
             )
         self.dtype, self.input_name = str(found), name
-        dims = [d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim]
-        # Some exporters write 0 or -1 for a free batch size.
-        declared = [None if i == 0 and n == 0 else n for i, n in enumerate(dims)] if tensor.HasField("shape") else None
+        dims: list[int | None] = [d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim]
+        declared = dims if tensor.HasField("shape") else None
         ref = self.walk.builder.input(static_shape(declared, given, f"{self.path}: the input {name!r}"), name)
         self.values[name] = ref
         return ref

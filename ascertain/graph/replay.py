@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from ascertain.errors import ModelError, ShapeError
 from ascertain.graph.files import digest, read_bytes
+from ascertain.graph.fold import failure
 from ascertain.operators.base import Shape
 
 __all__ = ["ModuleReplay", "OnnxReplay"]
@@ -45,12 +47,21 @@ class OnnxReplay:
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.path.parent.resolve()))
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return self._asked(lambda: ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """One input of the graph's shape, flat or not, to the flat output in the model's own number type."""
         given = {self.input: _shaped(x, self.shape).astype(self.dtype)}
-        return np.asarray(self.session.run([self.output], given)[0]).ravel()
+        return np.asarray(self._asked(lambda: self.session.run([self.output], given)[0])).ravel()
+
+    def _asked(self, function: Callable[[], Any]) -> Any:
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
+        try:
+            return function()
+        except (*refusals, state.RuntimeException, RuntimeError, ValueError) as error:
+            raise ModelError(f"{self.path} cannot be run by onnxruntime ({failure(error)}); export the model again.") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "session"}

@@ -27,10 +27,9 @@ __all__ = ["build", "read_archive", "read_weights"]
 
 _REFUSED = "a pickle that wants to run code is refused; save the plain state_dict, or safetensors"
 # Names in an exported program end up in generated Python source, and sizes in an expression evaluator.
-_NAME = re.compile(r"[\w.:,\-> ]*")
-_SIZE = re.compile(r"(?:[su]\d+|\d+|Max|Min|Mod|FloorDiv|CeilDiv|[-+*/(), ])*")
+_NAME = re.compile(r"[\w.:,\-+> ]*")
+_SIZE = re.compile(r"(?:[a-z]+\d+|Symbol\('[a-z]+\d+'(?:, [a-z]+=True)*\)|\d+|Max|Min|Mod|FloorDiv|CeilDiv|[-+*/(), ])*")
 _TREE = re.compile(r"[\w.:,\-> \[\]{}\"\\]*")
-_FREE = frozenset({"metadata", "in_spec", "out_spec", "expr_str"})
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
