@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
-__all__ = ["certify", "contract", "enclose", "tighten"]
+__all__ = ["certify", "contract", "enclose", "lookahead", "tighten"]
 
 _jit = numba.njit(cache=True, nogil=True)
 _UNIT = 2.0**-53
@@ -203,6 +203,61 @@ def contract(m: Any, inputs: int, lower: np.ndarray, upper: np.ndarray, dirty: n
                     return -1
                 _push(m, r, slack, -1.0, inputs, lower, upper, dirty)
     return visited
+
+
+@_jit
+def _tightness(low: float, high: float, floor: float, ceiling: float, largest: float) -> float:
+    """2^-(terms of the largest size that fit into the slack), for each side of a row that its terms can violate."""
+    value = 0.0
+    if high > ceiling + 1e-9 * largest:
+        value += 2.0 ** (-(ceiling - low) / largest)
+    if low < floor - 1e-9 * largest:
+        value += 2.0 ** (-(high - floor) / largest)
+    return value
+
+
+@_jit
+def _potentials(m: Any, inputs: int, lower: np.ndarray, upper: np.ndarray, out: np.ndarray) -> None:
+    """Tightness of every row; plain floats, for branching only."""
+    for r in range(len(out)):
+        low = high = m.bias[r]
+        largest = 0.0
+        for t in range(m.start[r], m.start[r + 1]):
+            a, b = _range(m.column[t], inputs, lower, upper)
+            w = m.value[t]
+            low += min(w * a, w * b)
+            high += max(w * a, w * b)
+            largest = max(largest, abs(w) * (b - a))
+        neuron = r < len(lower) - inputs
+        floor = lower[inputs + r] if neuron else -np.inf
+        ceiling = upper[inputs + r] if neuron else 0.0
+        out[r] = _tightness(low, high, floor, ceiling, largest) if largest > 0.0 else 0.0
+
+
+@_jit
+def lookahead(m: Any, inputs: int, lower: np.ndarray, upper: np.ndarray, neurons: np.ndarray, limit: int) -> np.ndarray:
+    """How much fixing each neuron's sign (row 0: z <= 0, row 1: z >= 0) tightens other rows by propagation; inf: nothing is left."""
+    rows = len(m.bias)
+    before, after = np.zeros(rows), np.zeros(rows)
+    _potentials(m, inputs, lower, upper, before)
+    gain = np.zeros((2, len(neurons)))
+    dirty = np.zeros(rows, dtype=np.bool_)
+    for k in range(len(neurons)):
+        i = inputs + neurons[k]
+        for side in range(2):
+            low, high = lower.copy(), upper.copy()
+            if side == 0:
+                high[i] = min(high[i], 0.0)
+            else:
+                low[i] = max(low[i], 0.0)
+            dirty[:] = False
+            _touch(m, i, inputs, dirty)
+            if contract(m, inputs, low, high, dirty, limit) < 0:
+                gain[side, k] = np.inf
+                continue
+            _potentials(m, inputs, low, high, after)
+            gain[side, k] = np.maximum(after - before, 0.0).sum()
+    return gain
 
 
 @_jit

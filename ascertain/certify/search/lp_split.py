@@ -16,7 +16,7 @@ import numpy as np
 
 from ascertain.certify.dense import DenseForm
 from ascertain.certify.linear_program import Dual, LinearProgram, Relaxed, certified_bound
-from ascertain.certify.row_kernels import contract, tighten
+from ascertain.certify.row_kernels import contract, lookahead, tighten
 from ascertain.certify.rows import Rows, candidate_values, conjunction_rows
 from ascertain.certify.search.reliability import Reliability
 from ascertain.properties.property import Case
@@ -141,6 +141,8 @@ class _Search:
         self.program = LinearProgram(rows, lower, upper)
         self.branching = Reliability(rows.neurons)
         self.box = box.lower, box.upper
+        auto = np.full(rows.neurons, np.nan)
+        self.single = [Dual(auto, unit) for unit in np.eye(rows.atoms)]
         root = _Domain(lower, upper, -np.inf, 0, np.ones(len(rows.matrix.bias), dtype=bool))
         self.open = [root]
         while self.open:
@@ -170,48 +172,57 @@ class _Search:
     def _process(self, domain: _Domain) -> bool:
         """Closes or branches one domain; True when a witness was confirmed."""
         self.visited += 1
-        if not self._contract(domain):
-            self._learn(domain, np.inf)
-            return self._close(domain, None, np.inf)
-        relaxed = self.program.solve(domain.lower, domain.upper, basis=domain.basis)
-        for _ in range(4):
-            if self._closed_by(domain, relaxed):
-                self._learn(domain, relaxed.value)
+        basis = domain.basis
+        for attempt in range(4):
+            if self._contract(domain):
+                self._learn(domain, np.inf)
+                return False
+            relaxed = self.program.solve(domain.lower, domain.upper, basis=basis if attempt == 0 else None)
+            if self._closed_by(domain, relaxed.dual, relaxed.value):
+                self._learn(domain, np.inf)
                 return False
             if relaxed.x is not None and self._witness(domain, relaxed.x):
                 return True
-            if relaxed.dual is None or not relaxed.value > -1e-3 - 0.3 * abs(domain.value):
+            if relaxed.dual is None or not self._tighten(domain, relaxed.dual):
                 break
-            if not self._tighten(domain, relaxed.dual):
-                break
-            if not self._contract(domain):
-                self._learn(domain, np.inf)
-                return self._close(domain, None, np.inf)
-            relaxed = self.program.solve(domain.lower, domain.upper)
         self._learn(domain, relaxed.value)
         domain.value = max(domain.value, relaxed.value) if np.isfinite(relaxed.value) else domain.value
         return self._branch(domain, relaxed)
 
     def _contract(self, domain: _Domain) -> bool:
-        """Propagates; False when nothing is left."""
+        """Propagates rows and back-substituted atoms until little changes; True when the domain is closed by that."""
+        for _ in range(5):
+            if not self._propagate(domain):
+                self._close(domain, None, np.inf)
+                return True
+            moved = False
+            for dual in self.single:
+                if self._closed_by(domain, dual, np.inf):
+                    return True
+                moved = self._tighten(domain, dual) or moved
+            if not moved:
+                break
+        return False
+
+    def _propagate(self, domain: _Domain) -> bool:
+        """Interval propagation; False when nothing is left."""
         limit = 20 * len(domain.dirty)
         return contract(self.rows.matrix, self.rows.inputs, domain.lower, domain.upper, domain.dirty, limit) >= 0
 
-    def _closed_by(self, domain: _Domain, relaxed: Relaxed) -> bool:
-        """Whether the certified bound of the solver's multipliers closes the domain."""
-        if relaxed.dual is None or not relaxed.value > 0:
+    def _closed_by(self, domain: _Domain, dual: Dual | None, value: float) -> bool:
+        """Whether the certified bound of multipliers that are worth ``value`` closes the domain."""
+        if dual is None or not value > 0:
             return False
-        bound = certified_bound(self.rows, domain.lower, domain.upper, relaxed.dual).lower
+        bound = certified_bound(self.rows, domain.lower, domain.upper, dual).lower
         if not bound > 0:
             return False
-        self._close(domain, relaxed.dual, bound)
+        self._close(domain, dual, bound)
         return True
 
-    def _close(self, domain: _Domain, dual: Dual | None, lower: float) -> bool:
+    def _close(self, domain: _Domain, dual: Dual | None, lower: float) -> None:
         self.share += 2.0**-domain.depth
         if self.leaves is not None:
             self.leaves(Leaf(self.conjunction, domain.trail, dual, lower))
-        return False
 
     def _tighten(self, domain: _Domain, dual: Dual) -> bool:
         """Reduced-cost tightening; True where it moved something much."""
@@ -259,7 +270,10 @@ class _Search:
         gap = np.zeros(self.rows.neurons) if relaxed.gap is None else relaxed.gap
         basis = self.program.model.getBasis()
         violation = gap * self._influence(domain, relaxed.dual)
-        index = self.branching.choose(violation, unstable, lambda j: self._look(domain, relaxed, basis, j, violation))
+        if relaxed.dual is None or not self._chords(domain, relaxed.dual).max() > 1e-9:
+            index = self._by_propagation(domain, unstable)
+        else:
+            index = self.branching.choose(violation, unstable, lambda j: self._look(domain, basis, j, violation))
         sides = [self._child(domain, index, above, basis) for above in (False, True)]
         before = float(unstable.sum())
         for side, child in enumerate(sides):
@@ -272,14 +286,23 @@ class _Search:
 
     def _influence(self, domain: _Domain, dual: Dual | None) -> np.ndarray:
         """Weight of every neuron's chord in the bound, with a floor so that ties among idle chords go by the gap."""
-        n = self.rows.inputs
-        if dual is None:
-            return np.ones(self.rows.neurons)
-        low, high = domain.lower[n:], domain.upper[n:]
+        weight = np.zeros(self.rows.neurons) if dual is None else self._chords(domain, dual)
+        return weight + 1e-3 * max(float(weight.max(initial=0.0)), 1.0)
+
+    def _chords(self, domain: _Domain, dual: Dual) -> np.ndarray:
+        """The multiplier of every neuron's chord: how much the bound would gain per unit of its gap."""
+        low, high = domain.lower[self.rows.inputs :], domain.upper[self.rows.inputs :]
         with np.errstate(divide="ignore", invalid="ignore"):
             weight = np.where((low < 0) & (high > 0), np.maximum(-dual.neurons, 0.0) * (high - low) / high, 0.0)
-        weight = np.nan_to_num(weight)
-        return weight + 1e-3 * max(float(weight.max(initial=0.0)), 1.0)
+        return np.nan_to_num(weight)
+
+    def _by_propagation(self, domain: _Domain, unstable: np.ndarray) -> int:
+        """Where no chord matters to the bound: the neuron whose signs tighten the other rows most, on both sides."""
+        found = np.flatnonzero(unstable)
+        limit = 20 * len(domain.dirty)
+        gain = lookahead(self.rows.matrix, self.rows.inputs, domain.lower, domain.upper, found, limit)
+        gain = np.minimum(gain, 1e6) + 1e-9
+        return int(found[np.argmax(gain[0] * gain[1])])
 
     def _child(self, domain: _Domain, neuron: int, above: bool, basis: Any) -> _Domain:
         i = self.rows.inputs + neuron
@@ -294,12 +317,12 @@ class _Search:
         dirty[m.use_row[m.use_start[i] : m.use_start[i + 1]]] = True
         return _Domain(lower, upper, domain.value, domain.depth + 1, dirty, basis, (*domain.trail, Split(i, above)))
 
-    def _look(self, domain: _Domain, relaxed: Relaxed, basis: Any, neuron: int, violation: np.ndarray) -> None:
+    def _look(self, domain: _Domain, basis: Any, neuron: int, violation: np.ndarray) -> None:
         """Tries both sides of a neuron for the branching rule: contraction, then a few dual simplex steps."""
         before = max(float(self._unstable(domain).sum()), 1.0)
         for side, above in enumerate((False, True)):
             child = self._child(domain, neuron, above, basis)
-            if not self._contract(child):
+            if not self._propagate(child):
                 gain, fixed = 1.0, 1.0
             else:
                 value = self.program.solve(child.lower, child.upper, basis=basis, limit=50).value
@@ -311,7 +334,7 @@ class _Search:
         """A domain with all signs fixed, where the relaxation is exact: solve it once more, afresh, else leave it open."""
         self.program.model.clearSolver()
         relaxed = self.program.solve(domain.lower, domain.upper, cutoff=np.inf)
-        if self._closed_by(domain, relaxed):
+        if self._closed_by(domain, relaxed.dual, relaxed.value):
             return False
         if relaxed.x is not None and self._witness(domain, relaxed.x):
             return True
