@@ -89,7 +89,7 @@ def unfolded(y: Array, batch: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Conv(Affine):
-    """Cross-correlation of ``(N, C, *S)`` with ``weight`` ``(O, C / groups, *K)``; ``pads`` are (before, after) for each axis of S."""
+    """Cross-correlation of ``(N, C, *S)`` with ``weight`` ``(O, C / groups, *K)``; ``pads`` are (before, after) per axis of S."""
 
     weight: Array
     bias: Array | None

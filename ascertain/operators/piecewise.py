@@ -160,7 +160,8 @@ class Sign(Univariate):
     kinks = (0.0,)
 
     def f(self, x: Array) -> Array:
-        return namespace(x).sign(x)
+        # torch gives 0 for NaN, which must stay visible
+        return np.sign(x) if is_numpy(x) else x.sign().where(x == x, x)
 
     def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         zero = namespace(lower).zeros_like(lower)
