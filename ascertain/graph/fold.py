@@ -20,7 +20,7 @@ OF_SHAPE = frozenset({"Shape", "Size", "EyeLike"})
 _RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
-_LIMIT = 2**27
+_LIMIT = 2**26
 """Largest array that folding may make, in elements."""
 FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, NotImplementedError, MemoryError)
 """What third-party code raises on malformed nodes."""

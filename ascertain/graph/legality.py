@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from math import isnan
+from math import isnan, prod
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def _one_input(graph: Graph, i: int, node: Node) -> str | None:
 def _dimensions(graph: Graph, i: int, node: Node) -> str | None:
     if not all(isinstance(n, int) and n > 0 for n in node.shape):
         return f"has the shape {node.shape}, whose sizes are not all positive integers"
-    return None if np.prod(node.shape, dtype=object) <= _LARGEST else f"has the shape {node.shape}, more than {_LARGEST} numbers"
+    return None if prod(node.shape) <= _LARGEST else f"has the shape {node.shape}, more than {_LARGEST} numbers"
 
 
 def _shape(graph: Graph, i: int, node: Node) -> str | None:

@@ -27,6 +27,7 @@ __all__ = ["read_onnx"]
 
 _OURS = ("", "ai.onnx")
 _LARGEST_CONSTANT = 2**29
+_LARGEST_FOLDED = 2**28
 
 
 def read_onnx(path: Path, input_shape: Shape | None, output: str | None) -> Graph:
@@ -75,6 +76,8 @@ class _Reader:
     """A `Ref`, an `Unknown` or a numpy array for every name made so far."""
     live: set[int] = field(default_factory=set)
     """Positions of the nodes on which the output depends."""
+    folded: int = 0
+    """Numbers in all constants computed so far."""
 
     def __post_init__(self) -> None:
         graph = self.model.graph
@@ -196,9 +199,15 @@ class _Reader:
         # No number of the variable is looked at: a view of one zero stands for it.
         known = [np.broadcast_to(np.float32(0), x.shape) if isinstance(x, Ref) else x for x in inputs]
         try:
-            return tuple(guarded(lambda: evaluate(node, known, self.opset), what))
+            results = guarded(lambda: evaluate(node, known, self.opset), what)
         except NotSupported as error:
             return (self.walk.missing(node.op_type, _label(node), str(error)),)
+        self.folded += sum(r.size for r in results)
+        if self.folded > _LARGEST_FOLDED:
+            raise ModelError(
+                f"{what}: the constants computed so far hold more than {_LARGEST_FOLDED} numbers; fold them when exporting."
+            )
+        return tuple(results)
 
     def attributes(self, node: onnx.NodeProto) -> Iterator[tuple[str, Any]]:
         """Attributes as Python and numpy values; graphs stay what they are."""

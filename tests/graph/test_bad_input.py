@@ -171,6 +171,30 @@ def test_constants_that_would_fill_the_memory(tmp_path, kind):
     refused(save(tmp_path, model([made, node("Add", ["x", "c"], "y")], weights)), "node_c", kind)
 
 
+def test_many_constants_that_fill_the_memory_together(tmp_path):
+    weights = [tensor("one", [1.0]), tensor("big", [8192, 8000], np.int64)]
+    nodes = [node("Expand", ["one", "big"], f"c{i}") for i in range(6)]
+    nodes += [node("Max", [f"c{i}" for i in range(6)], "c"), node("Add", ["x", "c"], "y")]
+    refused(save(tmp_path, model(nodes, weights)), "constants")
+
+
+def test_deeply_nested_messages(tmp_path):
+    """A graph in an attribute of a node of a graph, 400 times: refused by the parser's depth limit, not by a crash."""
+
+    def wrapped(number, data):
+        size, head = len(data), bytearray([number << 3 | 2])
+        while size > 127:
+            head.append(size & 127 | 128)
+            size >>= 7
+        return bytes(head) + bytes([size]) + data
+
+    data = b""
+    for _ in range(400):
+        data = wrapped(1, wrapped(5, wrapped(6, data)))
+    (tmp_path / "m.onnx").write_bytes(wrapped(7, data))
+    refused(tmp_path / "m.onnx", "not a complete ONNX file")
+
+
 def test_huge_shapes_of_variables(tmp_path):
     proto = model([node("Relu", ["x"], "y")], [], (1, 2**20, 2**20))
     refused(save(tmp_path, proto), error=InputError)

@@ -140,6 +140,27 @@ def test_half_precision_weights_are_exact_reals(tmp_path):
     assert graph(np.eye(3)[:, None]).ravel().tolist() == w.astype(np.float64).ravel().tolist()
 
 
+def test_double_precision_models(tmp_path):
+    proto = model([node("MatMul", ["x", "w"], "y")], [tensor("w", [[0.1], [0.2], [0.3]], np.float64)])
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.DOUBLE, (1, 3)))
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.DOUBLE, None))
+    graph = load(save(tmp_path, proto))
+    x = np.array([[1.0, 1e-9, -1.0]])
+    assert abs(graph.source.replay(x) - graph(x[None]).ravel()).max() < 1e-15
+
+
+def test_local_functions_are_inlined(tmp_path):
+    body = [node("Relu", ["a"], "r"), node("Add", ["r", "b"], "s")]
+    function = helper.make_function("local", "Shifted", ["a", "b"], ["s"], body, [helper.make_opsetid("", 13)])
+    call = helper.make_node("Shifted", ["x", "k"], ["y"], name="call", domain="local")
+    proto = model([call], [tensor("k", [1.0, 2.0, 3.0])])
+    proto.functions.append(function)
+    proto.opset_import.append(helper.make_opsetid("local", 1))
+    graph = load(save(tmp_path, proto))
+    agrees(graph)
+    assert graph(np.zeros((1, 1, 3))).ravel().tolist() == [1, 2, 3]
+
+
 def test_replay_notices_another_file(tmp_path):
     path = save(tmp_path, mlp())
     graph = load(path)

@@ -11,6 +11,7 @@ import pytest
 from ascertain.errors import ModelError, UnsupportedError
 from ascertain.graph import load, lower
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 torch = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
 
