@@ -80,7 +80,7 @@ def _add_bias(a, bias, charge):
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
 def _through_lines(b, a, low_slope, up_slope, drop):
-    """a = coefficients on z for coefficients b on v; returns the (negative) sum of intercepts."""
+    """Turns coefficients b on v into coefficients a on z; returns the (negative) sum of intercepts."""
     intercept = 0.0
     for i in range(len(b)):
         x = b[i] * (low_slope[i] if b[i] >= 0.0 else up_slope[i])
@@ -103,7 +103,7 @@ def _add4(y, a0, x0, a1, x1, a2, x2, a3, x3):
 
 @njit(nogil=True, cache=True)
 def _push(net, t, a, nonzero, count, out):
-    """out += a[nonzero] @ block t."""
+    """Adds a[nonzero] @ block t to ``out``."""
     data = net.data[net.table[t, 2] :]
     n = len(out)
     if net.table[t, 1] == 1:
@@ -180,7 +180,8 @@ def backward(net, lines, low_slope, work, count, top):
         for r in range(count):
             a = work.a[r, begin:end]
             if layer < top:
-                intercept = _through_lines(work.b[r, begin:end], a, low_slope[begin:end], lines.up_slope[begin:end], lines.drop[begin:end])
+                b, up_slope = work.b[r, begin:end], lines.up_slope[begin:end]
+                intercept = _through_lines(b, a, low_slope[begin:end], up_slope, lines.drop[begin:end])
                 work.bias[r] += intercept
                 work.charge[r] -= net.gamma * intercept
             value, error = _add_bias(a, net.bias[begin:end], net.charge[begin:end])

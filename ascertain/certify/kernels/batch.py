@@ -8,10 +8,20 @@ import numpy as np
 from numba import njit
 
 from ascertain.certify.kernels.close import close
-from ascertain.certify.kernels.domain import network_values, tighten
+from ascertain.certify.kernels.descend import descend, try_point
+from ascertain.certify.kernels.domain import tighten
 from ascertain.certify.kernels.pack import Packed
 
-__all__ = ["Batch", "batch", "bound_boxes"]
+__all__ = ["Batch", "Settings", "attack_boxes", "batch", "bound_boxes"]
+
+
+class Settings(NamedTuple):
+    """How much work a box gets."""
+
+    steps: int
+    """Evaluations of each open conjunction, or gradient steps of an attack."""
+    clip: bool
+    """Whether boxes are shrunk to where the open conjunctions can be satisfied."""
 
 
 class Batch(NamedTuple):
@@ -39,6 +49,8 @@ class Batch(NamedTuple):
     """(B or 0, J, H): lower slopes used for it."""
     done: np.ndarray
     """(B,) bool: bounded before the search was cancelled."""
+    excluded: np.ndarray
+    """(B, J) bool: conjunctions that this bounding excluded."""
 
 
 def batch(net: Packed, boxes: dict[str, np.ndarray], slopes: bool) -> Batch:
@@ -58,6 +70,7 @@ def batch(net: Packed, boxes: dict[str, np.ndarray], slopes: bool) -> Batch:
         np.zeros((count, int(net.groups[-1]))),
         np.zeros((count if slopes else 0, groups, neurons)),
         np.zeros(count, np.bool_),
+        np.zeros((count, groups), np.bool_),
     )
 
 
@@ -88,23 +101,6 @@ def _remember(net, s, result, k):
 
 
 @njit(nogil=True, cache=True)
-def _try_point(net, s, result, k):
-    """Evaluates the network at ``s.values[:n]`` and keeps the point when it is the most violating one of box ``k``."""
-    network_values(net, s.values, s.lines)
-    begin = net.start[-2]
-    found = np.inf
-    for j in range(len(net.groups) - 1):
-        if result.open[k, j]:
-            high = -np.inf
-            for r in range(net.groups[j], net.groups[j + 1]):
-                high = max(high, s.values[begin + r])
-            found = min(found, high)
-    if found < result.value[k]:
-        result.value[k] = found
-        result.point[k] = s.values[: result.point.shape[1]]
-
-
-@njit(nogil=True, cache=True)
 def _add_score(net, s, score, unstable):
     """Adds what the row in ``s.work`` loses by each coordinate: concretisation, and its share of every ReLU's triangle."""
     b, zono = s.work.b[0], s.zono
@@ -121,49 +117,56 @@ def _add_score(net, s, score, unstable):
 
 
 @njit(nogil=True, cache=True)
-def _bound_box(net, s, result, k, steps, cancel):
-    n = s.box.shape[1]
+def _bound_box(net, s, result, k, settings, cancel):
     s.box[0], s.box[1] = result.lower[k], result.upper[k]
     _recall(net, s, result, k)
     tighten(net, s, cancel)
     if cancel[0]:
         return
-    result.done[k] = True
     unstable = _remember(net, s, result, k)
-    result.lower[k], result.upper[k] = np.inf, -np.inf
-    result.value[k] = np.inf
+    result.done[k] = True
+    result.worst[k] = np.inf
     result.score[k] = 0.0
-    worst = np.inf
-    first = net.start[1]
+    s.hull[0], s.hull[1] = np.inf, -np.inf
     for j in range(result.open.shape[1]):
         if not result.open[k, j]:
             continue
         s.trial[:] = s.box
-        bound = close(net, s, j, steps, unstable)
+        bound = close(net, s, j, settings, unstable)
+        result.worst[k] = min(result.worst[k], bound)
         result.weight[k, net.groups[j] : net.groups[j + 1]] = s.weight[0, net.groups[j] : net.groups[j + 1]]
         if result.slope.shape[0] > 0:
-            result.slope[k, j] = s.best_slope[first : first + result.slope.shape[2]]
+            result.slope[k, j] = s.best_slope[net.start[1] : net.start[1] + result.slope.shape[2]]
         if bound > 0.0:
             result.open[k, j] = False
+            result.excluded[k, j] = True
             continue
-        worst = min(worst, bound)
-        for d in range(n):
-            result.lower[k, d] = min(result.lower[k, d], s.trial[0, d])
-            result.upper[k, d] = max(result.upper[k, d], s.trial[1, d])
+        for d in range(s.box.shape[1]):
+            s.hull[0, d] = min(s.hull[0, d], s.trial[0, d])
+            s.hull[1, d] = max(s.hull[1, d], s.trial[1, d])
             s.values[d] = s.trial[0, d] if s.work.b[0, d] >= 0.0 else s.trial[1, d]
         _add_score(net, s, result.score[k], unstable)
-        _try_point(net, s, result, k)
-    result.worst[k] = worst
-    if worst < np.inf:
-        for d in range(n):
-            s.values[d] = result.lower[k, d] + (result.upper[k, d] - result.lower[k, d]) * 0.5
-        _try_point(net, s, result, k)
+        try_point(net, s, result, k)
+    if s.hull[0, 0] <= s.hull[1, 0]:
+        result.lower[k], result.upper[k] = s.hull[0], s.hull[1]
+        s.values[: s.box.shape[1]] = s.hull[0] + (s.hull[1] - s.hull[0]) * 0.5
+        try_point(net, s, result, k)
 
 
 @njit(nogil=True, cache=True)
-def bound_boxes(net, s, result, first, last, steps, cancel):
+def bound_boxes(net, s, result, first, last, settings, cancel):
     """Bounds boxes first .. last of a batch in place until ``cancel[0]`` is set, which a flag in `Batch.done` tells."""
     for k in range(first, last):
         if cancel[0]:
             return
-        _bound_box(net, s, result, k, steps, cancel)
+        _bound_box(net, s, result, k, settings, cancel)
+
+
+@njit(nogil=True, cache=True)
+def attack_boxes(net, s, result, first, last, settings, cancel):
+    """Descends from the point of each of boxes first .. last, without bounding them."""
+    s.lines.upper[:] = np.inf
+    for k in range(first, last):
+        if cancel[0]:
+            return
+        descend(net, s, result, k, settings.steps)

@@ -33,7 +33,7 @@ def _clip(work, r, box, bound):
 
 
 @njit(nogil=True, cache=True)
-def _single_rows(net, s, j):
+def _single_rows(net, s, j, clip):
     """Bounds every row of conjunction ``j`` with plain slopes and clips ``s.trial``; returns the best row and its bound."""
     begin, end = net.start[-2], net.start[-1]
     best, bound = net.groups[j], -np.inf
@@ -50,13 +50,14 @@ def _single_rows(net, s, j):
                 best, bound = at + r, value
             if value > 0.0:
                 return best, bound
-            _clip(s.work, r, s.trial, value)
+            if clip:
+                _clip(s.work, r, s.trial, value)
         at += count
     return best, bound
 
 
 @njit(nogil=True, cache=True)
-def _combination(net, s, j):
+def _combination(net, s, j, clip):
     """Bounds the combination of the rows of conjunction ``j`` by current weights and slopes; clips ``s.trial``."""
     begin, end = net.start[-2], net.start[-1]
     s.work.a[0, begin:end] = 0.0
@@ -64,14 +65,14 @@ def _combination(net, s, j):
         s.work.a[0, begin + r] = s.weight[1, r]
     backward(net, s.lines, s.slope, s.work, 1, len(net.start) - 2)
     value = concretise(net, s.work, 0, s.trial[0], s.trial[1])
-    if not value > 0.0:
+    if clip and not value > 0.0:
         _clip(s.work, 0, s.trial, value)
     return value
 
 
 @njit(nogil=True, cache=True)
 def _ascend_slopes(s, unstable, rate):
-    """d bound / d slope_i = max(b_i, 0) z_i, with z along the row's lines at its minimising corner."""
+    """One step on slopes: d bound / d slope_i = max(b_i, 0) z_i, with z along the row's lines at its minimising corner."""
     b = s.work.b[0]
     top = 0.0
     for m in range(unstable):
@@ -87,7 +88,7 @@ def _ascend_slopes(s, unstable, rate):
 
 @njit(nogil=True, cache=True)
 def _ascend_weights(net, s, j, rate):
-    """d bound / d weight_r = value of row r along the lines; multiplicative steps keep weights positive and sum 1."""
+    """One step on weights: d bound / d weight_r = value of row r along the lines; products keep weights positive and sum 1."""
     first, last, begin = net.groups[j], net.groups[j + 1], net.start[-2]
     high, total = 0.0, 0.0
     for r in range(first, last):
@@ -101,7 +102,7 @@ def _ascend_weights(net, s, j, rate):
 
 
 @njit(nogil=True, cache=True)
-def close(net, s, j, steps, unstable):
+def close(net, s, j, settings, unstable):
     """Best rigorous bound of conjunction ``j`` over ``s.trial`` (> 0: excluded), which is clipped on the way.
 
     Row 0 of ``s.work`` is left with the row evaluated last; ``s.weight[0]`` and ``s.best_slope`` give the best one.
@@ -112,19 +113,19 @@ def close(net, s, j, steps, unstable):
     bound = -np.inf
     best = first
     if last - first > 1:
-        best, bound = _single_rows(net, s, j)
+        best, bound = _single_rows(net, s, j, settings.clip)
     s.weight[:, first:last] = 0.0
     s.weight[:, best] = 1.0
     if bound > 0.0:
         return bound
     rate = 0.5
-    for step in range(steps):
-        value = _combination(net, s, j)
+    for step in range(settings.steps):
+        value = _combination(net, s, j, settings.clip)
         if value > bound:
             bound = value
             s.best_slope[:] = s.slope
             s.weight[0, first:last] = s.weight[1, first:last]
-        if value > 0.0 or step == steps - 1:
+        if value > 0.0 or step == settings.steps - 1:
             break
         for i in range(s.trial.shape[1]):
             s.values[i] = s.trial[0, i] if s.work.b[0, i] >= 0.0 else s.trial[1, i]

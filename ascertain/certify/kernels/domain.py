@@ -23,6 +23,8 @@ class Scratch(NamedTuple):
     lines: Lines
     zono: Zonotope
     work: Rows
+    pattern: Lines
+    """The linear piece of the network at a point, as lines."""
     slope: np.ndarray
     best_slope: np.ndarray
     values: np.ndarray
@@ -34,6 +36,8 @@ class Scratch(NamedTuple):
     """(2, n)"""
     trial: np.ndarray
     """(2, n): the box clipped for one conjunction."""
+    hull: np.ndarray
+    """(2, n): the smallest box around all clipped ones."""
     weight: np.ndarray
     """(2, rows): best and current weights of property rows."""
 
@@ -47,11 +51,13 @@ def scratch(net: Packed, columns: int) -> Scratch:
         lines,
         zonotope(net, columns),
         rows(net, CHUNK),
+        Lines(zeros.copy(), zeros.copy(), np.ones(total), np.ones(total), zeros.copy()),
         np.ones(total),
         np.ones(total),
         zeros.copy(),
         zeros.copy(),
         np.zeros(total, np.int64),
+        np.zeros((2, n)),
         np.zeros((2, n)),
         np.zeros((2, n)),
         np.zeros((2, int(net.groups[-1]))),
@@ -113,7 +119,7 @@ def _dot(x, y):
 
 @njit(nogil=True, cache=True)
 def _affine(net, values, lines, layer):
-    """z of a layer from the values before it, 0 for dead neurons; an estimate that proves nothing."""
+    """Sets z of a layer from the values before it, 0 for dead neurons; an estimate that proves nothing."""
     start = net.start
     for i in range(start[layer + 1] - start[layer]):
         at = start[layer] + i

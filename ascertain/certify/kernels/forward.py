@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ascertain.certify.kernels.backward import ANY_ORDER, Lines, _add1, _add4
+from ascertain.certify.kernels.backward import ANY_ORDER, _add1, _add4
 from ascertain.certify.kernels.pack import TINY, Packed
 
 __all__ = ["Zonotope", "apply_relu", "enter_box", "enter_layer", "zonotope"]

@@ -70,7 +70,7 @@ def pack(form: DenseForm, unsafe: tuple[Atoms, ...], lower: np.ndarray, upper: n
     for blocks, bias, _ in layers:
         for s, _, _ in blocks:
             feeds[s] += len(bias)
-    # A backward step sums over every row that reads a layer, a forward step over every entry that a row reads, a bias over all rows.
+    # A backward step sums over every row that reads a layer, a forward step over what a row reads, a bias over all rows.
     factor = gamma(2 * sum(sizes) + max(feeds) + 16)
     magnitude = [np.maximum(abs(lower), abs(upper))]
     charge, carry = [np.zeros(form.input_size)], [np.zeros(form.input_size)]

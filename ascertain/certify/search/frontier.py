@@ -12,17 +12,11 @@ __all__ = ["Frontier", "halve"]
 class Frontier:
     """Boxes with what is known about them. Rows are unordered; the latest are last."""
 
-    def __init__(self, inputs: int, neurons: int, conjunctions: int) -> None:
+    def __init__(self, boxes: dict[str, np.ndarray]) -> None:
+        """Starts from boxes given by lower, upper, neuron_lower, neuron_upper, open, worst, value and share."""
         self.size = 0
-        self._fields: dict[str, np.ndarray] = {
-            "lower": np.zeros((0, inputs)),
-            "upper": np.zeros((0, inputs)),
-            "neuron_lower": np.zeros((0, neurons), np.float32),
-            "neuron_upper": np.zeros((0, neurons), np.float32),
-            "open": np.zeros((0, conjunctions), np.bool_),
-            "worst": np.zeros(0),
-            "share": np.zeros(0),
-        }
+        self._fields = {name: np.empty((0, *array.shape[1:]), array.dtype) for name, array in boxes.items()}
+        self.push(boxes)
 
     @property
     def bytes_each(self) -> int:
@@ -34,7 +28,7 @@ class Frontier:
         """Smallest lower bound of an open box (that of its parent), inf when there is none."""
         return float(self._fields["worst"][: self.size].min(initial=np.inf))
 
-    def push(self, **values: np.ndarray) -> None:
+    def push(self, values: dict[str, np.ndarray]) -> None:
         """Adds boxes."""
         count = len(values["lower"])
         for name, array in self._fields.items():
@@ -45,15 +39,18 @@ class Frontier:
             array[self.size : self.size + count] = values[name]
         self.size += count
 
-    def pop(self, count: int, greedy: int) -> dict[str, np.ndarray]:
-        """Removes ``count`` boxes: the ``greedy`` ones of smallest bound, and the latest ones."""
+    def pop(self, count: int, spread: bool) -> dict[str, np.ndarray]:
+        """Removes ``count`` boxes: the latest, or a third each of the latest, the largest, and those nearest to a violation."""
         count = min(count, self.size)
-        latest = self.size - (count - min(greedy, count))
-        if latest > count - (self.size - latest) > 0:
-            chosen = np.argpartition(self._fields["worst"][:latest], count - (self.size - latest) - 1)[: count - (self.size - latest)]
-        else:
-            chosen = np.arange(latest - (count - (self.size - latest)), latest)
-        chosen = np.concatenate([chosen, np.arange(latest, self.size)])
+        chosen = np.arange(self.size - count, self.size)
+        if spread and count < self.size:
+            part = count // 3
+            latest = chosen[2 * part :]
+            rest = self.size - len(latest)
+            large = np.argpartition(-self._fields["share"][:rest], part)[:part]
+            near = np.argpartition(self._fields["value"][:rest], 2 * part)[: 2 * part]
+            near = near[~np.isin(near, large, assume_unique=True)][:part]
+            chosen = np.concatenate([large, near, latest])
         out = {name: array[chosen] for name, array in self._fields.items()}
         keep = self.size - count
         holes = chosen[chosen < keep]
@@ -88,5 +85,6 @@ def halve(found: Batch, rows: np.ndarray, share: np.ndarray) -> tuple[dict[str, 
         "neuron_upper": found.neuron_upper[twice],
         "open": found.open[twice],
         "worst": found.worst[twice],
+        "value": found.value[twice],
         "share": np.concatenate([share, share]) * 0.5,
     }, np.flatnonzero(~able)
