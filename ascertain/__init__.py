@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from ascertain.certify.result import Bounds, Progress, Status, Verdict, Witness
     from ascertain.certify.verify import Radius, bound, falsify, verify
     from ascertain.evidence import Evidence
-    from ascertain.graph import Graph, load
+    from ascertain.graph.graph import Graph
+    from ascertain.graph.load import load
     from ascertain.properties import (
         Box,
         LpBall,

@@ -1,0 +1,1 @@
+"""Speed and tightness, measured; results as JSON lines."""
