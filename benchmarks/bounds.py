@@ -1,6 +1,6 @@
 """Time and mean width of output bounds: ``python -m benchmarks.bounds [--reference FOLDER] [--out FILE]``.
 
-Networks are random with a fixed seed; with ``--reference`` also those of a folder (``models.py``, weights NAME.pt, inputs), beside the
+Networks are random with a fixed seed; with ``--reference`` also those of a folder (models.py, weights NAME.pt, inputs), beside the
 widths in its ``auto_lirpa.csv``. auto_LiRPA is measured alongside whenever it can be imported.
 """
 
