@@ -3,7 +3,7 @@
 A new family is one module, imported here. Readers are found through `ascertain.operators.reading`.
 """
 
-from ascertain.operators import resampling
+from ascertain.operators import resampling  # noqa: F401  (readers only)
 from ascertain.operators.affine import Dense, MatrixProduct, Scale, Shift, Sum
 from ascertain.operators.convolution import Conv, ConvTranspose
 from ascertain.operators.maximum import GroupSort, Maximum, MaxPool, Minimum, ReduceMax
@@ -42,5 +42,4 @@ __all__ = [
     "Slice",
     "Sum",
     "Transpose",
-    "resampling",
 ]

@@ -20,7 +20,10 @@ __all__ = ["Dense", "MatrixProduct", "Scale", "Shift", "Sum"]
 
 @dataclass(frozen=True, eq=False)
 class Dense(Affine):
-    """y = x @ weight.T + bias on the last axis; weight ``(out, in)``, bias ``(out,)`` or None."""
+    """y = x @ weight.T + bias on the last axis; weight ``(out, in)``, bias ``(out,)`` or None.
+
+    Stored parameters may be off the true ones by one relative rounding, which `terms` counts.
+    """
 
     weight: Array
     bias: Array | None = None
@@ -56,7 +59,7 @@ class Dense(Affine):
         return Dense(abs(self.weight), None if self.bias is None else abs(self.bias))
 
     def terms(self, *shapes: Shape) -> int:
-        return int(max(self.weight.shape)) + 1
+        return int(max(self.weight.shape)) + 2
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
@@ -145,7 +148,7 @@ class Scale(Affine):
 
 @dataclass(frozen=True, eq=False)
 class Shift(Affine):
-    """y = x + offset with broadcasting."""
+    """y = x + offset with broadcasting. The stored offset may be off the true one by one relative rounding."""
 
     offset: Array
 
@@ -167,7 +170,7 @@ class Shift(Affine):
         return Shift(abs(self.offset))
 
     def terms(self, *shapes: Shape) -> int:
-        return repeats(shapes[0], self.infer(*shapes))
+        return 1 + repeats(shapes[0], self.infer(*shapes))
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:

@@ -25,11 +25,6 @@ class BatchNorm(Affine):
     variance: Array
     epsilon: float
 
-    def coefficients(self) -> tuple[Array, Array]:
-        """(slope, offset) of y = slope * x + offset for each channel, rounded in the arrays' dtype."""
-        slope = self._slope()
-        return slope, self.bias - self.mean * slope
-
     def _slope(self) -> Array:
         return self.scale / namespace(self.scale).sqrt(self.variance + self.epsilon)
 
