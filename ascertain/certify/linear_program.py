@@ -89,7 +89,7 @@ class LinearProgram:
         self.low, self.high = low[self.unstable].copy(), high[self.unstable].copy()
         self.root = self.low.copy(), self.high.copy()
         expressions, constants = self._expressions(low)
-        self.model = highspy.Highs()
+        self.model: Any = highspy.Highs()  # type: ignore[no-untyped-call]
         for name, value in (("output_flag", False), ("threads", 1), ("presolve", "off"), ("solver", "simplex")):
             self.model.setOptionValue(name, value)
         self._fill(expressions, constants, lower[:n], upper[:n])

@@ -107,7 +107,7 @@ def _lower_to(i: int, value: float, lower: np.ndarray, upper: np.ndarray) -> boo
     if not value > old:
         return False
     lower[i] = value
-    return value - old > 0.01 * (upper[i] - old) or (old < 0.0 <= value) or value >= upper[i]
+    return bool(value - old > 0.01 * (upper[i] - old) or (old < 0.0 <= value) or value >= upper[i])
 
 
 @_jit
@@ -117,7 +117,7 @@ def _upper_to(i: int, value: float, lower: np.ndarray, upper: np.ndarray) -> boo
     if not value < old:
         return False
     upper[i] = value
-    return old - value > 0.01 * (old - lower[i]) or (value <= 0.0 < old) or value <= lower[i]
+    return bool(old - value > 0.01 * (old - lower[i]) or (value <= 0.0 < old) or value <= lower[i])
 
 
 @_jit
@@ -128,7 +128,7 @@ def _value_from(i: int, inputs: int, value: float, lower: np.ndarray, upper: np.
 
 @_jit
 def _room(slack: float, weight: float, error: float) -> float:
-    """slack / (|weight| - error), rounded up."""
+    """The quotient slack / (|weight| - error), rounded up."""
     w = abs(weight)
     if error != 0.0:
         w = np.nextafter(w - error, -np.inf)
@@ -236,7 +236,7 @@ def _potentials(m: Any, inputs: int, lower: np.ndarray, upper: np.ndarray, out: 
 
 @_jit
 def lookahead(m: Any, inputs: int, lower: np.ndarray, upper: np.ndarray, neurons: np.ndarray, limit: int) -> np.ndarray:
-    """How much fixing each neuron's sign (row 0: z <= 0, row 1: z >= 0) tightens other rows by propagation; inf: nothing is left."""
+    """How much fixing each neuron's sign (row 0: z <= 0, row 1: z >= 0) tightens other rows by propagation; inf: it empties."""
     rows = len(m.bias)
     before, after = np.zeros(rows), np.zeros(rows)
     _potentials(m, inputs, lower, upper, before)
@@ -334,8 +334,11 @@ def tighten(
     radius: np.ndarray,
     dirty: np.ndarray,
 ) -> int:
-    """Reduced-cost tightening: with a certified bound L <= 0, a point that satisfies all rows lies within -L / |c_i| of the end
-    of its range that the bound chose, for every variable i. Works in place; returns how many bounds it moved much."""
+    """Reduced-cost tightening in place; returns how many bounds it moved much.
+
+    With a certified bound L <= 0, a point that satisfies all rows lies within -L / |c_i| of the end of its range that the bound
+    chose, for every variable i.
+    """
     moved = 0
     for i in range(len(lower)):
         a, b = _range(i, inputs, lower, upper)

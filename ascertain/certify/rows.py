@@ -1,7 +1,7 @@
 """A dense form and one conjunction of atoms as rows of one sparse matrix, the form of the linear programs and their kernels.
 
-Variables are numbered flat: inputs first, then the neurons of every ReLU layer. Row r < neurons says z_r = row @ v + bias for neuron
-r, where v holds the inputs and v = relu(z) of earlier neurons; every later row says row @ v + bias <= 0, an atom of the
+Variables are numbered flat: inputs first, then the neurons of every ReLU layer. Row r < neurons says z_r = row @ v + bias for
+neuron r, where v holds the inputs and v = relu(z) of earlier neurons; every later row says row @ v + bias <= 0, an atom of the
 conjunction. Stored entries are float64; ``error`` bounds |true entry - stored entry|.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +78,7 @@ class Rows:
         shape = (len(m.bias), self.inputs + self.neurons)
         whole = csr_array((m.value, m.column, m.start), shape=shape)
         edges = (*self.layers, self.neurons + self.atoms)
-        return tuple((a, b, whole[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True))
+        return tuple((a, b, whole[a:b]) for a, b in pairwise(edges))
 
 
 def conjunction_rows(form: DenseForm, input_set: InputSet, atoms: Atoms) -> Rows:
@@ -121,7 +122,7 @@ def _atom_layer(last: DenseLayer, atoms: Atoms) -> DenseLayer:
 
 
 def _product(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """start + a @ b and a bound of its rounding, which is zero where every step was exact (error-free transformations)."""
+    """The sum start + a @ b and a bound of its rounding, which is zero where every step was exact (error-free transformations)."""
     total, error = start.copy(), np.zeros_like(start)
     for k in np.flatnonzero(np.abs(a).any(axis=0)):
         term = a[:, k, None] * b[None, k]
@@ -134,14 +135,14 @@ def _product(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> tuple[np.ndarra
 
 
 def _product_rest(a: np.ndarray, b: np.ndarray, product: np.ndarray) -> np.ndarray:
-    """a * b - product exactly (Dekker 1971); a safe over-estimate where the parts would under- or overflow."""
+    """The rest a * b - product exactly (Dekker 1971); a safe over-estimate where the parts would under- or overflow."""
     with np.errstate(over="ignore", invalid="ignore"):
         ah, bh = _upper_half(a), _upper_half(b)
         al, bl = a - ah, b - bh
         rest = al * bl - (((product - ah * bh) - al * bh) - ah * bl)
     size = np.abs(product)
     unsure = ~(np.isfinite(rest) & ((size > 1e-250) | (a == 0) | (b == 0)))
-    return np.where(unsure, size * 1e-15 + 1e-300, rest)
+    return np.asarray(np.where(unsure, size * 1e-15 + 1e-300, rest))
 
 
 def _upper_half(a: np.ndarray) -> np.ndarray:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ascertain.certify.dense import DenseForm
 from ascertain.certify.linear_program import Dual, LinearProgram, Relaxed, certified_bound
+from ascertain.certify.result import Status
 from ascertain.certify.row_kernels import contract, lookahead, tighten
 from ascertain.certify.rows import Rows, candidate_values, conjunction_rows
 from ascertain.certify.search.reliability import Reliability
@@ -49,13 +51,17 @@ class Leaf:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """How a search ended. ``status`` is ``holds``, ``violated`` or ``unknown``; ``reason`` says why it is unknown."""
+    """How a search ended."""
 
-    status: str
+    status: Status
     reason: str
+    """For ``unknown``: timeout, interrupted, or exhausted with words."""
     visited: int
+    """Domains taken up."""
     worst: float
+    """Smallest lower bound over the open domains; for ``holds`` that of the roots."""
     share: float
+    """Part of the tree that is closed, each domain counting 2^-depth."""
     strategy: str = "linear program"
 
 
@@ -94,20 +100,32 @@ def lp_split(
     for index, atoms in enumerate(case.unsafe):
         rows = conjunction_rows(form, case.set, atoms)
         search = _Search(rows, case, index, deadline, confirm, stop, leaves)
-        search.report = lambda s, o, v, w, i=index, n=visited: progress(
-            "linear program", (i + s) / len(case.unsafe), o, n + v, w
-        )
+        search.report = partial(_report, progress, index, len(case.unsafe), visited)
         status = search.run(bounds)
         visited += search.visited
         share += search.share / len(case.unsafe)
         worst = min(worst, search.worst)
         if status == "violated":
-            return Outcome(status, "", visited, worst, share)
+            return Outcome(Status.VIOLATED, "", visited, worst, share)
         if status != "holds":
             pending = pending or status
         if status in ("timeout", "interrupted"):
             break
-    return Outcome("unknown" if pending else "holds", pending, visited, worst, share)
+    return Outcome(Status.UNKNOWN if pending else Status.HOLDS, pending, visited, worst, share)
+
+
+def _report(
+    progress: Callable[[str, float, int, int, float], None],
+    index: int,
+    count: int,
+    before: int,
+    share: float,
+    open_: int,
+    visited: int,
+    worst: float,
+) -> None:
+    """Progress of one conjunction's tree as progress of the case."""
+    progress("linear program", (index + share) / count, open_, before + visited, worst)
 
 
 class _Search:
