@@ -210,9 +210,7 @@ def _error(f: np.ndarray, product: np.ndarray) -> np.ndarray:
     return np.asarray(8 * _DOUBLE * (abs(f) + abs(product)) + _TINY)
 
 
-def _lines(
-    trial: Trial, x: Array, f: Array, slope: Array, low: Array, high: Array, fact: str = "lines"
-) -> None:
+def _lines(trial: Trial, x: Array, f: Array, slope: Array, low: Array, high: Array, fact: str = "lines") -> None:
     residual, room = f - slope * x, _error(f, slope * x)
     trial.within(fact, low - residual, room + 8 * _DOUBLE * abs(low), "a sample lies below the lower line")
     trial.within(fact, residual - high, room + 8 * _DOUBLE * abs(high), "a sample lies above the upper line")
