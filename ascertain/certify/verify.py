@@ -12,10 +12,10 @@ import numpy as np
 
 from ascertain.certify.result import Bounds, Progress, Status, Verdict, Witness
 from ascertain.certify.strategy import Job
-from ascertain.errors import AscertainError, DataError, ShapeError
+from ascertain.errors import DataError, ShapeError
 from ascertain.evidence import Evidence
 from ascertain.graph.graph import Graph
-from ascertain.properties import Box, Property, robust
+from ascertain.properties import Property, robust
 from ascertain.properties.sets import InputSet
 
 __all__ = ["Radius", "bound", "falsify", "radius", "verify"]
@@ -35,10 +35,10 @@ def verify(
 ) -> Verdict:
     """Decides whether a network has a property.
 
-    ``timeout`` in seconds; ``memory`` as a share of the machine's; ``progress`` is called about ten times a second; ``stop`` is polled and
-    ends the search with what is known so far, as Ctrl-C does. ``holds`` is PROVED: every float comparison behind it has its rounding error
-    subtracted. ``violated`` comes with a witness that was replayed on the original model. Raises ShapeError when sizes do not fit and
-    DataError for unusable options.
+    ``timeout`` in seconds; ``memory`` as a share of the machine's; ``progress`` is called about ten times a second; ``stop`` is
+    polled and ends the search with what is known so far, as Ctrl-C does. ``holds`` is PROVED: every float comparison behind it has
+    its rounding error subtracted. ``violated`` comes with a witness that was replayed on the original model. Raises ShapeError
+    when sizes do not fit and DataError for unusable options.
     """
     job = _job(network, property, timeout, memory, threads, device, seed, progress, stop)
     try:
@@ -46,7 +46,8 @@ def verify(
     except KeyboardInterrupt:
         return job.verdict(Status.UNKNOWN, reason="interrupted")
     except MemoryError:
-        return job.verdict(Status.UNKNOWN, reason="memory: the search needed more than this machine has; give it a smaller network or set")
+        reason = "memory: the search needed more than this machine has; give it a smaller network or set"
+        return job.verdict(Status.UNKNOWN, reason=reason)
 
 
 def falsify(network: Graph, property: Property, *, timeout: float = 10.0, device: str = "cpu", seed: int = 0) -> Witness | None:
@@ -60,11 +61,11 @@ def bound(
 ) -> Bounds:
     """Lower and upper bounds of every output over an input set.
 
-    ``method``: ``interval``, ``zonotope``, ``crown`` (back-substitution) or ``alpha`` (its slopes optimised for ``steps`` steps). Evidence: PROVED.
-    Raises ShapeError when the set does not fit the network.
+    ``method``: ``interval``, ``zonotope``, ``crown`` (back-substitution) or ``alpha`` (its slopes optimised for ``steps`` steps).
+    Evidence: PROVED. Raises ShapeError when the set does not fit the network.
     """
     if sets.size != network.input_size:
-        raise ShapeError(f"the set has {sets.size} coordinates, the network takes {network.input_size}; give one bound for each input.")
+        raise ShapeError(f"the set has {sets.size} coordinates, the network takes {network.input_size}; give one for each input.")
     from ascertain.certify.deep import output_bounds
 
     started = time.monotonic()
@@ -100,6 +101,10 @@ def radius(
 
     ``timeout`` in seconds for all steps together; other ``options`` are those of `verify`.
     """
+    if not 0 < limit < np.inf or not 0 < tolerance < 1:
+        raise DataError(
+            f"a radius up to {limit} is sought to a tolerance of {tolerance}; give a positive limit and a share below 1."
+        )
     started = time.monotonic()
     low, high, witness, proved = 0.0, limit, None, False
     probe = limit
@@ -138,8 +143,9 @@ def _job(
         raise DataError("timeout must be positive, memory a share between 0 and 1, threads at least 1; correct the options.")
     if property.n_inputs != network.input_size or property.n_outputs != network.output_size:
         raise ShapeError(
-            f"the property is about {property.n_inputs} inputs and {property.n_outputs} outputs, the network has {network.input_size} and "
-            f"{network.output_size}; check that they belong together."
+            f"the property is about {property.n_inputs} inputs and {property.n_outputs} outputs, the network has "
+            f"{network.input_size} and {network.output_size}; check that they belong together."
         )
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Job(network, property, timeout, int(memory * total), threads or (os.cpu_count() or 1), device, seed, progress, stop or (lambda: False))
+    cores, stop = threads or (os.cpu_count() or 1), stop or (lambda: False)
+    return Job(network, property, timeout, int(memory * total), cores, device, seed, progress, stop)

@@ -81,8 +81,8 @@ class Certify(ModelOptions, SearchOptions):
         network = self.network()
         if self.property is not None:
             return self._one(network, self.property)
-        if self.eps is None:
-            raise InputError("certify with --data needs a radius; give --eps.")
+        if self.eps is None or not 0 < self.eps < np.inf:
+            raise InputError(f"certify with --data needs a positive radius, not {self.eps}; give --eps.")
         x, y = read_data(self.data or "", network.input_size, network.output_size, self.label, self.divide)
         if self.count is not None and self.count < 1:
             raise InputError(f"--count {self.count} asks for no images; give a positive number.")
@@ -109,8 +109,6 @@ class Certify(ModelOptions, SearchOptions):
 
     def _many(self, network: Graph, x: np.ndarray, y: np.ndarray) -> int:
         started = time.monotonic()
-        if not self.json:
-            print(HEADER, flush=True)
         rows: list[Row] = []
         stopped = False
         with stoppable() as stop:
@@ -118,8 +116,11 @@ class Certify(ModelOptions, SearchOptions):
                 stopped = stop()
                 if stopped and row.status is Status.UNKNOWN:
                     break
+                if not self.json:
+                    print(row if rows else f"{HEADER}\n{row}", flush=True)
+                else:
+                    emit_json({"kind": "image", **vars(row)})
                 rows.append(row)
-                emit_json({"kind": "image", **vars(row)}) if self.json else print(row, flush=True)
                 if stopped:
                     break
         self._summary(network, rows, len(y), time.monotonic() - started)

@@ -25,6 +25,7 @@ def test_arguments(ask, distance, query):
     assert refused(ask("certify", "digits_mlp", "--data", "digits", "--eps", "-1"), "-1")
     assert refused(ask("certify", "digits_mlp", "--data", "digits", "--eps", "nan"), "nan")
     assert refused(ask("certify", "digits_mlp", "--data", "digits", "--eps", "0.1", "--norm", "3"), "--norm")
+    assert refused(ask("certify", "digits_mlp", "--data", "digits", "--eps", "0", "--radius"), "--eps")
     assert refused(ask("certify", "digits_mlp", "--data", "digits", "--eps", "0.1", "--count", "0"), "--count")
     assert refused(ask("certify", distance, query(1), "--timeout", "-1"), "timeout")
     assert refused(ask("certify", distance, query(1), "--input-shape", "a,b"), "--input-shape")
