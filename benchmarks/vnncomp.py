@@ -100,7 +100,13 @@ def _versions() -> dict[str, str]:
 
 def run_all(instances: Sequence[Instance], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Runs what the results file lacks and appends to it, one line an instance."""
-    done = {(r["instance"], r["timeout"]) for r in read_records(options.out)} if options.out.exists() else set()
+    done = set()
+    if options.out.exists():
+        done = {(r["instance"], r["timeout"]) for r in read_records(options.out)}
+        if not options.out.read_bytes().endswith(b"\n"):
+            # A kill cut the last line short: what follows must not be glued to it.
+            with options.out.open("a") as stream:
+                stream.write("\n")
     left = [i for i in instances if (i.name, options.timeout) not in done]
     lock = Lock()
 

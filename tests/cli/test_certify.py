@@ -59,7 +59,7 @@ def test_images_as_json_lines_with_witnesses(ask, tmp_path):
 
 def test_radius_is_between_proof_and_witness(ask):
     code, out, _ = ask(
-        "certify", "digits_mlp", "--data", "digits", "--eps", 0.4, "--count", 1, "--radius", "--timeout", 10, "--json"
+        "certify", "digits_mlp", "--data", "digits", "--eps", 0.4, "--count", 1, "--radius", "--timeout", 4, "--json"
     )
     row = json.loads(out.splitlines()[0])
     low, high = row["radius"]
