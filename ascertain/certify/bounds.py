@@ -16,6 +16,9 @@ from ascertain.certify.region import Region
 
 __all__ = ["Bounded", "bound_nodes", "refiner"]
 
+MOST_GENERATORS = 5_000_000
+"""Entries of all generator matrices above which back-substitution is the cheaper way."""
+
 Refine = Callable[[int, Tensor, dict[int, Lines], Charges], tuple[Tensor, Tensor]]
 
 
@@ -74,7 +77,7 @@ def bound_nodes(
             zonotopes[s.index] = zonotope_step(plan, s, [zonotopes[i] for i in s.inputs], box, total)
             total = max(total, zonotopes[s.index].generators.shape[1])
             out.every[s.index] = _meet(out.every[s.index], zonotopes[s.index].bounds(plan.rounding.unit))
-            if total > 3 * max(step.size for step in plan.steps):
+            if len(region) * total * sum(step.size for step in plan.steps) > MOST_GENERATORS:
                 zonotope, zonotopes = False, {}
         if known is not None and s.index in known:
             out.every[s.index] = _meet(out.every[s.index], known[s.index])
@@ -84,7 +87,7 @@ def bound_nodes(
 def _worthwhile(plan: Plan, region: Region) -> bool:
     free = int((region.upper > region.lower).any(0).sum())
     widest = max((s.size for s in plan.steps if s.nonlinear is not None), default=0)
-    return free <= widest and len(region) * free * widest <= 50_000_000
+    return free <= widest and len(region) * free * sum(s.size for s in plan.steps) <= MOST_GENERATORS
 
 
 def _meet(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -16,12 +16,13 @@ from ascertain.certify.optimize import Multipliers, optimize
 from ascertain.certify.plan import Plan
 from ascertain.certify.reduce import reduce_plan
 from ascertain.certify.region import Ball, Region
-from ascertain.certify.search.neuron_split import NeuronSearch, Outcome
-from ascertain.certify.strategy import Job
+from ascertain.certify.result import Decision
+from ascertain.certify.search.neuron_split import NeuronSearch
+from ascertain.certify.strategy import FEW_INPUTS, Job
 from ascertain.errors import DataError
 from ascertain.graph import Graph, lower
-from ascertain.properties.property import Case
-from ascertain.properties.sets import InputSet, LpBall
+from ascertain.properties.property import Atoms, Case
+from ascertain.properties.sets import Box, InputSet, LpBall
 
 __all__ = ["DeepEngine", "output_bounds", "region_of"]
 
@@ -44,15 +45,15 @@ class DeepEngine:
     """Compiled once for a network, then asked for one case after the other."""
 
     job: Job
-    lowered: Graph
+    network: Graph
     exact: Plan = field(init=False)
     fast: Plan = field(init=False)
 
     def __post_init__(self) -> None:
         torch.set_num_threads(self.job.threads)
         device = self.job.device
-        self.exact = Plan.compile(self.lowered, torch.float64, device)
-        self.fast = Plan.compile(self.lowered, torch.float32, device)
+        self.exact = Plan.compile(self.network, torch.float64, device)
+        self.fast = Plan.compile(self.network, torch.float32, device)
 
     def attack(self, index: int, case: Case, *, restarts: int, steps: int, deadline: float) -> bool:
         """Whether descent found a witness."""
@@ -74,11 +75,11 @@ class DeepEngine:
         rows = max(16, min(4096, int(self.job.memory / (64.0 * widest))))
         return bound_nodes(self.exact, region, rows_at_once=rows)
 
-    def solve(self, index: int, case: Case, deadline: float) -> Outcome:
+    def solve(self, index: int, case: Case, deadline: float) -> Decision:
         """Decides one case."""
         self.job.tell("attack", 0.0, 1, 0, float("nan"))
         if self.attack(index, case, restarts=4, steps=30, deadline=min(deadline, time.monotonic() + 5.0)):
-            return Outcome("violated", "", 0, float("nan"), 0.0, "attack")
+            return Decision("violated", "", "attack", 0, float("nan"))
         region = region_of(case.set, torch.float64, self.exact.device)
         bounded = self.root(region)
         rows, limits = stack_atoms(case.unsafe, torch.float64, self.exact.device)
@@ -88,14 +89,14 @@ class DeepEngine:
         margin = swept.lower.reshape(limits.shape) - limits
         open_ = margin.amax(1) <= 0
         if not bool(open_.any()):
-            return Outcome("holds", "", len(rows), float(margin.amax(1).amin()), 1.0, "bounds")
+            return Decision("holds", "", "bounds", len(rows), float(margin.amax(1).amin()))
         if self._confirm(index, region.minimiser(swept.rows)[0], case):
-            return Outcome("violated", "", len(rows), float("nan"), 0.0, "bounds")
+            return Decision("violated", "", "bounds", len(rows), float("nan"))
         return self._search(index, case, region, bounded, rows[open_], limits[open_], deadline)
 
     def _search(
         self, index: int, case: Case, region: Region, bounded: Bounded, rows: Tensor, limits: Tensor, deadline: float
-    ) -> Outcome:
+    ) -> Decision:
         """Branch and bound on the network reduced to its undecided neurons, or on all of it where that is too large."""
         count = rows.shape[0] * rows.shape[1]
         reduced = reduce_plan(
@@ -105,6 +106,13 @@ class DeepEngine:
         if reduced is None:
             confirm = lambda points: self._confirm(index, points, case)  # noqa: E731
             return NeuronSearch(self.exact, self.fast, region, bounded, rows, limits, confirm, **common).run()
+        form = reduced.dense()
+        if form is not None and len(reduced.free) <= FEW_INPUTS:
+            sets = Box(reduced.region.lower[0].cpu().numpy(), reduced.region.upper[0].cpu().numpy())
+            groups = np.arange(count).reshape(rows.shape[:2])
+            atoms = tuple(Atoms(np.eye(count)[g], np.zeros(len(g))) for g in groups)
+            single = lambda x: self._confirm(index, reduced.inputs(torch.as_tensor(x[None])))  # noqa: E731
+            return self.job.by_inputs(form, Case(sets, atoms), single)
         better = refiner(reduced.plan, reduced.fast, reduced.region, 12)
         tight = bound_nodes(reduced.plan, reduced.region, refine=better, known=reduced.boxes)
         eye = torch.eye(count, dtype=torch.float64, device=rows.device).reshape(rows.shape[0], rows.shape[1], count)
@@ -118,7 +126,7 @@ class DeepEngine:
         if case is not None:
             rows, limits = stack_atoms(case.unsafe, self.fast.dtype, self.fast.device)
             every = violation(self.fast.forward(points.to(self.fast.dtype))[self.fast.output], rows, limits)
-            points = points[(every <= 1e-5).any(1)]
+            points = points[(every <= 1e-5).any(1)][:16]
         return len(points) > 0 and self.job.confirm(index, points.double().cpu().numpy())
 
 

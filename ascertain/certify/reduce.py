@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ascertain.certify.bounds import Bounded
+from ascertain.certify.dense import DenseForm, DenseLayer
 from ascertain.certify.linear import Boxes, Charges, charges
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Ball, Region
@@ -64,6 +66,22 @@ class Reduced:
         out = self.fixed.expand(len(points), -1).clone()
         out[:, self.free] = points.to(out.dtype)
         return out
+
+
+    def dense(self) -> DenseForm | None:
+        """The reduced network as dense layers for the compiled kernels; None where a nonlinearity is not a rectifier."""
+        place = {self.plan.input: 0}
+        layers: list[DenseLayer] = []
+        for s in self.plan.steps:
+            if isinstance(s.affine, Joint) and s.error is not None:
+                blocks = tuple(np.asarray(w.cpu().numpy()) for w in s.affine.weights)
+                sources = tuple(place[i] for i in s.inputs)
+                layers.append(DenseLayer(sources, blocks, (None,) * len(blocks), s.affine.bias.cpu().numpy(), s.error.cpu().numpy()))
+            elif s.nonlinear is not None:
+                if not s.nonlinear.rectifier:
+                    return None
+                place[s.index] = len(layers)
+        return DenseForm(len(self.free), tuple(layers), tuple((k, self.plan.steps[k].size) for k in self.plan.nonlinear))
 
 
 @dataclass(eq=False)

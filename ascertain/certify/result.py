@@ -12,7 +12,7 @@ import numpy as np
 
 from ascertain.evidence import Evidence
 
-__all__ = ["Bounds", "Progress", "Status", "Verdict", "Witness", "to_json"]
+__all__ = ["Bounds", "Decision", "Progress", "Status", "Verdict", "Witness", "to_json"]
 
 
 def to_json(value: Any) -> Any:
@@ -93,6 +93,17 @@ class Progress:
     """Smallest lower bound over the open domains (>= 0 would mean verified)."""
     seconds: float
     timeout: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How the search of one case ended."""
+
+    status: str
+    reason: str
+    strategy: str
+    visited: int
+    worst: float
 
 
 @dataclass(frozen=True, eq=False)

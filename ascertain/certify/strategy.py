@@ -6,34 +6,23 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ascertain.certify.dense import DenseForm
-from ascertain.certify.result import Progress, Status, Verdict, Witness
+from ascertain.certify.result import Decision, Progress, Status, Verdict, Witness
 from ascertain.evidence import Evidence
 from ascertain.graph.graph import Graph
-from ascertain.properties.property import Case, Property
+from ascertain.properties.property import Atoms, Case, Property
 
 if TYPE_CHECKING:
     from ascertain.certify.deep import DeepEngine
 
-__all__ = ["Decision", "Job"]
+__all__ = ["Job"]
 
-FEW_INPUTS = 12
+FEW_INPUTS = 16
 """Up to this many free inputs, splitting them beats splitting neurons on small dense networks."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """How the search of one case ended."""
-
-    status: str
-    reason: str
-    strategy: str
-    visited: int
-    worst: float
 
 
 @dataclass(eq=False)
@@ -52,7 +41,8 @@ class Job:
     started: float = field(default_factory=time.monotonic)
     witness: Witness | None = None
     reported: float = 0.0
-    engine: DeepEngine | None = None
+    engines: dict[str, DeepEngine] = field(default_factory=dict)
+    forms: dict[str, DenseForm | None] = field(default_factory=dict)
 
     @property
     def deadline(self) -> float:
@@ -88,9 +78,8 @@ class Job:
 
     def attack(self) -> Witness | None:
         """Only looks for a witness."""
-        engine = self._engine()
         for i, case in enumerate(self.property.cases):
-            if engine.attack(i, case, restarts=16, steps=100, deadline=self.deadline):
+            if self._engine(self._lowered).attack(i, case, restarts=16, steps=100, deadline=self.deadline):
                 break
         return self.witness
 
@@ -107,82 +96,118 @@ class Job:
             return Decision("unknown", "timeout", "", 0, float("nan"))
         if self.stop():
             return Decision("unknown", "interrupted", "", 0, float("nan"))
+        joined, unsafe = any(a.input_matrix is not None for a in case.unsafe), case.unsafe
+        network = self._with_inputs if joined else self._lowered
+        if joined or any(len(a.bound) == 0 for a in unsafe):
+            unsafe = tuple(_plain(a, network) for a in unsafe)
+        flat = Case(case.set, unsafe)
+        form = self._dense(network)
         box = case.set.box()
-        free = int((box.upper > box.lower).sum())
-        form = self.dense
         if form is not None and len(form.layers) == 2:
-            from ascertain.certify.search.lp_split import lp_split
+            return self.by_programs(form, flat, lambda x: self.confirm(index, x[None]))
+        if form is not None and int((box.upper > box.lower).sum()) <= FEW_INPUTS:
+            return self.by_inputs(form, flat, lambda x: self.confirm(index, x[None]))
+        return self._engine(network).solve(index, flat, self.deadline)
 
-            return self._small("linear program", lp_split, index, case)
-        if form is not None and free <= FEW_INPUTS:
-            from ascertain.certify.search.input_split import input_split
+    def by_programs(self, form: DenseForm, case: Case, confirm: Callable[[np.ndarray], bool]) -> Decision:
+        """Splits neurons with a linear program at every node."""
+        from ascertain.certify.search.lp_split import lp_split
 
-            return self._small("input split", input_split, index, case)
-        outcome = self._engine().solve(index, case, self.deadline)
-        return Decision(outcome.status, outcome.reason, outcome.strategy, outcome.visited, outcome.worst)
+        found = lp_split(form, case, deadline=self.deadline, confirm=confirm, stop=self.stop, progress=self.tell)
+        return Decision(found.status, found.reason, "linear program", found.visited, found.worst)
 
-    def _small(self, name: str, search: Callable[..., Any], index: int, case: Case) -> Decision:
-        outcome = search(
-            self.dense,
-            case,
-            deadline=self.deadline,
-            threads=self.threads,
-            memory=self.memory,
-            seed=self.seed,
-            stop=self.stop,
-            progress=self.tell,
-            confirm=lambda x: self.confirm(index, np.atleast_2d(x)),
-        )
-        return Decision(outcome.status, outcome.reason, name, outcome.visited, outcome.worst)
+    def by_inputs(self, form: DenseForm, case: Case, confirm: Callable[[np.ndarray], bool]) -> Decision:
+        """Splits inputs on the compiled kernels."""
+        from ascertain.certify.search.input_split import SplitHooks, SplitOptions, input_split
+
+        left = self.deadline - time.monotonic()
+        options = SplitOptions(time.perf_counter() + left, self.threads, self.memory, self.seed)
+        hooks = SplitHooks(confirm, self.stop, lambda p: self.tell(p.stage, p.share, p.open, p.visited, p.worst))
+        found = input_split(form, case, options, hooks)
+        return Decision(found.status, found.reason, "input split", found.visited, found.worst)
 
     @cached_property
-    def lowered(self) -> Graph:
+    def _lowered(self) -> Graph:
         """The network as affine maps and univariate functions."""
         from ascertain.graph import lower
 
         return lower(self.network)
 
     @cached_property
-    def dense(self) -> DenseForm | None:
+    def _with_inputs(self) -> Graph:
+        """The network whose output is its own followed by its input, for atoms that speak of both."""
+        from ascertain.graph import Builder, lower
+        from ascertain.operators.base import Ref
+        from ascertain.operators.movement import Reshape
+        from ascertain.operators.selection import Concat
+
+        builder, net = Builder(), self.network
+        builder.nodes.extend(net.nodes)
+        x = builder(Reshape((net.input_size,)), Ref(net.input, net.input_shape))
+        y = builder(Reshape((net.output_size,)), Ref(net.output, net.output_shape))
+        return lower(builder.graph(Ref(net.input, net.input_shape), builder(Concat(0), y, x)))
+
+    def _dense(self, network: Graph) -> DenseForm | None:
         """Dense layers, when the network is piecewise linear and small."""
-        from ascertain.certify.dense import dense_form
+        if network.hash not in self.forms:
+            from ascertain.certify.dense import dense_form
 
-        return dense_form(self.lowered)
+            self.forms[network.hash] = dense_form(network)
+        return self.forms[network.hash]
 
-    def _engine(self) -> DeepEngine:
-        if self.engine is None:
+    def _engine(self, network: Graph) -> DeepEngine:
+        if network.hash not in self.engines:
             from ascertain.certify.deep import DeepEngine
 
-            self.engine = DeepEngine(self, self.lowered)
-        return self.engine
+            self.engines[network.hash] = DeepEngine(self, network)
+        return self.engines[network.hash]
 
     def confirm(self, case_index: int, points: np.ndarray) -> bool:
         """Replays candidate inputs (K, n) on the original model, in single precision, and keeps the first true witness."""
-        case = self.property.cases[case_index]
         for point in points:
-            x = _single(point, case)
-            if not case.set.contains(x.astype(np.float64)):
+            found = _single(point, self.property.cases[case_index])
+            if found is None:
                 continue
-            replay = self.network.source.replay
-            shaped = x.reshape(self.network.input_shape)
-            if replay is not None:
-                y = np.asarray(replay(shaped)).reshape(-1)
-                where = "torch" if self.network.source.kind in ("module", "pt2") else "onnxruntime"
-            else:
-                y, where = self.network(shaped[None]).reshape(-1), "graph"
-            hit = self.property.violated_by(x.astype(np.float64), y.astype(np.float64), case_index)
+            x, exact = found
+            replay, shaped = self.network.source.replay, x.reshape(self.network.input_shape)
+            y = self.network(shaped[None]).reshape(-1) if replay is None else np.asarray(replay(shaped)).reshape(-1)
+            if not np.isfinite(y).all():
+                continue
+            hit = self.property.violated_by(exact, y.astype(np.float64), case_index)
             if hit is not None:
-                self.witness = Witness(shaped, y, hit[0], hit[1], where)
+                kinds = {"onnx": "onnxruntime", "module": "torch", "pt2": "torch"}
+                self.witness = Witness(shaped, y, hit[0], hit[1], kinds.get(self.network.source.kind, "graph"))
                 return True
         return False
 
 
-def _single(point: np.ndarray, case: Case) -> np.ndarray:
-    """The nearest float32 point, moved into the box coordinate by coordinate where rounding left it."""
+def _single(point: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray] | None:
+    """The float32 input to run for a point, and the point of the set that it stands for; None when there is none.
+
+    The float32 numbers are moved into the box one by one where rounding left it. Where the box holds no float32 (a fixed input such as 0.1),
+    the rounding of a point of the set is run, as any deployed model would.
+    """
     box = case.set.box()
-    x = np.clip(point, box.lower, box.upper).astype(np.float32)
-    low = x.astype(np.float64) < box.lower
+    near = np.clip(point, box.lower, box.upper)
+    x = near.astype(np.float32)
+    low, high = x.astype(np.float64) < box.lower, x.astype(np.float64) > box.upper
     x[low] = np.nextafter(x[low], np.float32(np.inf))
-    high = x.astype(np.float64) > box.upper
     x[high] = np.nextafter(x[high], np.float32(-np.inf))
-    return x
+    exact = x.astype(np.float64)
+    outside = (exact < box.lower) | (exact > box.upper)
+    exact[outside], x[outside] = near[outside], near[outside].astype(np.float32)
+    if case.set.contains(exact):
+        return x, exact
+    inner = case.set.project(near)
+    return (inner.astype(np.float32), inner) if case.set.contains(inner) else None
+
+
+def _plain(atoms: Atoms, network: Graph) -> Atoms:
+    """Atoms over the output of a network alone: input columns appended, an empty conjunction as 0 <= 0."""
+    matrix = atoms.matrix
+    if len(atoms.bound) == 0:
+        return Atoms(np.zeros((1, network.output_size)), np.zeros(1))
+    if matrix.shape[1] < network.output_size:
+        extra = atoms.input_matrix if atoms.input_matrix is not None else np.zeros((len(matrix), network.output_size - matrix.shape[1]))
+        matrix = np.hstack([matrix, extra])
+    return Atoms(matrix, atoms.bound)

@@ -20,8 +20,9 @@ from ascertain.certify.linear import Lines, backward, charges, relax
 from ascertain.certify.optimize import Multipliers, optimize
 from ascertain.certify.plan import Plan
 from ascertain.certify.region import Region
+from ascertain.certify.result import Decision
 
-__all__ = ["Leaf", "NeuronSearch", "Outcome"]
+__all__ = ["Leaf", "NeuronSearch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,19 +36,6 @@ class Leaf:
     alpha: np.ndarray
     beta: np.ndarray
     lower: float
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """How a search ended."""
-
-    status: str
-    """``holds``, ``violated`` or ``unknown``."""
-    reason: str
-    visited: int
-    worst: float
-    share: float
-    strategy: str = "neuron split"
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +168,7 @@ class NeuronSearch:
 
     # -- the search ---------------------------------------------------------------------------------------------------------
 
-    def run(self, root_steps: int = 40) -> Outcome:
+    def run(self, root_steps: int = 40) -> Decision:
         """Searches until decided, out of time, stopped, or out of neurons to split."""
         total = int(self.low.shape[1])
         conjunction = torch.arange(len(self.rows), device=self.exact.device)
@@ -214,9 +202,9 @@ class NeuronSearch:
             self.progress("neuron split", self.closed, len(self.heap), self.visited, self.heap[0][2].lower if self.heap else 0.0)
         return self._outcome("holds", "")
 
-    def _outcome(self, status: str, reason: str) -> Outcome:
+    def _outcome(self, status: str, reason: str) -> Decision:
         worst = min((d.lower for _, _, d in self.heap), default=0.0)
-        return Outcome(status, reason, self.visited, worst, self.closed)
+        return Decision(status, reason, "neuron split", self.visited, worst)
 
     def _settle(self, batch: _Batch, margins: Tensor) -> None:
         """Closes the proved domains and keeps the others."""
