@@ -13,6 +13,9 @@ from ascertain.operators.piecewise import Relu
 
 __all__ = ["DenseForm", "DenseLayer", "dense_form", "gamma"]
 
+FEW = 8
+"""Roundings in one coefficient or offset that an operator computes from its parameters (batch norm: 7)."""
+
 
 @dataclass(frozen=True, eq=False)
 class DenseLayer:
@@ -135,8 +138,8 @@ def _apply(operator: Affine, node: Node, inputs: list[Node], parts: list[_Value]
     error = magnitude.linear(*(p.bias_error for p in parts)) * (1.0 + 1e-9)
     if rounded and any(p.bias.any() for p in parts):
         error = error + gamma(rounded) * magnitude.forward(*(abs(p.bias) for p in parts))
-    elif rounded:  # nothing was added to the stored offset, which itself may be off by one rounding
-        error = error + gamma(1) * abs(bias)
+    elif rounded:  # nothing was added to the offset, but an operator may have computed it from several parameters
+        error = error + gamma(min(rounded, FEW)) * magnitude.forward(*(np.zeros_like(p.bias) for p in parts))
     return _Value(terms, bias, error)
 
 
@@ -153,9 +156,9 @@ def _compose(
         carried = (z if p is None or p.error is None else p.error for p, z in zip(parts, zeros, strict=True))
         error = magnitude.linear(*carried) * (1.0 + 1e-9)
     if rounded:
-        # One nonzero product in every sum leaves only the rounding that the stored coefficient may already have.
+        # One nonzero product in every sum leaves only the rounding of the coefficient itself.
         sizes = magnitude.linear(*(z if p is None else abs(p.columns) for p, z in zip(parts, zeros, strict=True)))
-        fresh = gamma(1 if unit else rounded) * sizes
+        fresh = gamma(min(rounded, FEW) if unit else rounded) * sizes
         error = fresh if error is None else error + fresh
     return _Term(columns, error, unit and _moves(columns))
 
