@@ -1,0 +1,35 @@
+"""The README tells the truth."""
+
+import re
+from pathlib import Path
+
+from ascertain.cli.exits import Exit
+from ascertain.cli.main import COMMANDS
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_there_are_two_set_up_commands_of_one_line_each():
+    assert [block.count("\n") for block in blocks("sh")] == [1, 1]
+
+
+def test_the_python_tour_runs(capsys):
+    (tour,) = blocks("python")
+    exec(compile(tour, "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert said.startswith("holds: evidence PROVED") and "crown bounds, evidence PROVED" in said
+    assert "None" in said or "-> output" in said
+
+
+def test_the_table_of_exit_codes_is_complete():
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    assert listed == {code.value for code in Exit}
+
+
+def test_every_command_is_named():
+    for command in COMMANDS:
+        assert f"ascertain {command.__name__.lower()}" in README
