@@ -11,6 +11,10 @@ from ascertain.certify.kernels.domain import CHUNK, line_values
 __all__ = ["close"]
 
 
+MIXING = 40
+"""Ascent steps on the weights of a conjunction's linear bounds."""
+
+
 @njit(nogil=True, cache=True)
 def _clip(work, r, box, bound):
     """Shrinks a box, outward, to where row ``r`` can be <= 0; ``bound`` <= 0 is its rigorous lower bound over the box.
@@ -46,6 +50,8 @@ def _single_rows(net, s, j, clip):
         backward(net, s.lines, s.slope, s.work, count, len(net.start) - 2)
         for r in range(count):
             value = concretise(net, s.work, r, s.trial[0], s.trial[1])
+            s.linear[at + r, :-1] = s.work.b[r, : s.trial.shape[1]]
+            s.linear[at + r, -1] = s.work.bias[r]
             if value > bound:
                 best, bound = at + r, value
             if value > 0.0:
@@ -54,6 +60,46 @@ def _single_rows(net, s, j, clip):
                 _clip(s.work, r, s.trial, value)
         at += count
     return best, bound
+
+
+@njit(nogil=True, cache=True)
+def _mix(net, s, j, best):
+    """Weights of conjunction ``j`` for which the combination of the rows' linear bounds has a large minimum on ``s.trial``.
+
+    Multiplicative ascent on the dual of max over rows, min over the box; row ``best`` to start with.
+    """
+    first, last, n = net.groups[j], net.groups[j + 1], s.trial.shape[1]
+    current, kept = s.weight[1], s.weight[0]
+    current[first:last] = 0.5 / (last - first)
+    current[best] += 0.5
+    point = s.values
+    top = -np.inf
+    for turn in range(MIXING):
+        for d in range(n):
+            b = 0.0
+            for r in range(first, last):
+                b += current[r] * s.linear[r, d]
+            point[d] = s.trial[0, d] if b >= 0.0 else s.trial[1, d]
+        value, high = 0.0, 0.0
+        for r in range(first, last):
+            g = s.linear[r, n]
+            for d in range(n):
+                g += s.linear[r, d] * point[d]
+            s.moment[r - first] = g
+            value += current[r] * g
+            high = max(high, abs(g))
+        if value > top:
+            top = value
+            kept[first:last] = current[first:last]
+        if not high > 0.0 or high == np.inf:
+            break
+        total = 0.0
+        for r in range(first, last):
+            current[r] *= np.exp(2.0 / (1.0 + 0.2 * turn) * s.moment[r - first] / high)
+            total += current[r]
+        for r in range(first, last):
+            current[r] /= total
+    current[first:last] = kept[first:last]
 
 
 @njit(nogil=True, cache=True)
@@ -118,6 +164,8 @@ def close(net, s, j, settings, unstable):
     s.weight[:, best] = 1.0
     if bound > 0.0:
         return bound
+    if last - first > 1:
+        _mix(net, s, j, best)
     rate = 0.5
     for step in range(settings.steps):
         value = _combination(net, s, j, settings.clip)

@@ -38,6 +38,8 @@ class Scratch(NamedTuple):
     """(2, n): the box clipped for one conjunction."""
     hull: np.ndarray
     """(2, n): the smallest box around all clipped ones."""
+    linear: np.ndarray
+    """(rows, n + 1): linear lower bounds of the property rows, constant last."""
     weight: np.ndarray
     """(2, rows): best and current weights of property rows."""
 
@@ -60,35 +62,41 @@ def scratch(net: Packed, columns: int) -> Scratch:
         np.zeros((2, n)),
         np.zeros((2, n)),
         np.zeros((2, n)),
+        np.zeros((int(net.groups[-1]), n + 1)),
         np.zeros((2, int(net.groups[-1]))),
     )
 
 
 @njit(nogil=True, cache=True)
 def _tighten_backward(net, lines, zono, work, layer, box):
-    """Back-substitutes the neurons of a layer that the zonotope left unstable."""
+    """Back-substitutes one side of the neurons of a layer that the zonotope left unstable."""
     begin, end = net.start[layer], net.start[layer + 1]
-    queue = np.empty(CHUNK // 2, np.int64)
+    queue = np.empty(CHUNK, np.int64)
+    sign = np.empty(CHUNK)
     m = 0
     while m < zono.living[layer]:
         count = 0
-        while m < zono.living[layer] and count < CHUNK // 2:
+        while m < zono.living[layer] and count < CHUNK:
             i = zono.alive[begin + m]
             m += 1
             if lines.lower[begin + i] >= 0.0 or lines.upper[begin + i] <= 0.0:
                 continue
             queue[count] = i
-            for side in range(2):
-                work.a[2 * count + side, begin:end] = 0.0
-                work.a[2 * count + side, begin + i] = 1.0 - 2.0 * side
+            # The bound nearer to 0 is the one that may make the neuron stable.
+            sign[count] = 1.0 if lines.upper[begin + i] > -lines.lower[begin + i] else -1.0
+            work.a[count, begin:end] = 0.0
+            work.a[count, begin + i] = sign[count]
             count += 1
         if count == 0:
             return
-        backward(net, lines, lines.low_slope, work, 2 * count, layer)
+        backward(net, lines, lines.low_slope, work, count, layer)
         for q in range(count):
             at = begin + queue[q]
-            lines.lower[at] = max(lines.lower[at], concretise(net, work, 2 * q, box[0], box[1]))
-            lines.upper[at] = min(lines.upper[at], -concretise(net, work, 2 * q + 1, box[0], box[1]))
+            bound = concretise(net, work, q, box[0], box[1])
+            if sign[q] > 0.0:
+                lines.lower[at] = max(lines.lower[at], bound)
+            else:
+                lines.upper[at] = min(lines.upper[at], -bound)
 
 
 @njit(nogil=True, cache=True)
