@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import highspy
 import numpy as np
 
-from ascertain.certify.row_kernels import certify
+from ascertain.certify.row_kernels import certify, plane_offsets, separate
 from ascertain.certify.rows import Rows
 
 __all__ = ["CertifiedBound", "Dual", "LinearProgram", "Relaxed", "certified_bound"]
@@ -19,10 +19,16 @@ _INFINITE = highspy.kHighsInf
 
 @dataclass(frozen=True, eq=False)
 class Dual:
-    """Multipliers of the rows: ``neurons`` (N,) of any sign, NaN where `certified_bound` may choose; ``atoms`` (m,) >= 0."""
+    """Multipliers of the rows: ``neurons`` (N,) of any sign, NaN where `certified_bound` may choose; ``atoms`` (m,) >= 0.
+
+    ``cuts`` (N,) >= 0 multiply upper planes of unstable neurons, ``planes`` (entries of the rows,) are the planes' slopes; both
+    are empty where there are none.
+    """
 
     neurons: np.ndarray
     atoms: np.ndarray
+    cuts: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    planes: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +50,20 @@ def certified_bound(rows: Rows, lower: np.ndarray, upper: np.ndarray, dual: Dual
     - u <= 0:             q z - max(q l, q u),             and v = 0
     - l >= 0:             q (z - v)                        which is 0
     - l < 0 < u, q >= 0:  q (z - v)                        as v >= z
-    - l < 0 < u, q < 0:   q (z - l) - q (u - l) / u * v    as u v <= (u - l) (z - l) u / (u - l), the chord
+    - l < 0 < u, q < 0:  q (z - l) - q (u - l) / u * v    as (u - l) v <= u (z - l), the chord
 
-    What results is at most the sum, and affine in (x, v) once z is replaced by w v + b; its minimum over the box x in [l, u],
-    v in [max(l, 0), max(u, 0)] is a sum of products. This is weak duality of the triangle relaxation with the reduced costs
-    charged to the box (Neumaier and Shcherbina 2004), written so that one free number per neuron remains. Rounding: each
-    coefficient c is off by at most radius = gamma_n sum |q w| + sum |q| error, charged as radius * max |v|; constants are
-    summed with gamma_n of their magnitudes; a result that is not finite becomes -inf. Multipliers that are NaN are chosen as
-    in back-substitution (q = coefficient of v so far, times u / (u - l) or the adaptive slope where unstable). Evidence PROVED.
+    and, for l < 0 < u with multiplier g >= 0, g (v - s @ v_source - c), where c is the maximum over the box of
+    relu(z) - s @ v_source, a maximum of two linear functions: an upper plane of any slope s, tighter than the chord off the
+    box's diagonal. What results is at most the sum, and affine in (x, v) once z is replaced by w v + b; its minimum over the
+    box x in [l, u], v in [max(l, 0), max(u, 0)] is a sum of products. This is weak duality with the reduced costs charged to
+    the box (Neumaier and Shcherbina 2004), written so that one free number per neuron remains. Rounding: each coefficient is
+    off by at most radius = gamma_n sum |q w| + sum |q| error, charged as radius * max |v|; constants are summed with gamma_n of
+    their magnitudes, c is rounded up; a result that is not finite becomes -inf. Multipliers that are NaN are chosen as in
+    back-substitution (q = coefficient of v so far, times u / (u - l) or the adaptive slope where unstable). Evidence PROVED.
     """
     radius = np.zeros_like(lower)
-    value, coefficient = certify(rows.matrix, rows.inputs, lower, upper, dual.neurons, dual.atoms, radius)
+    parts = rows.matrix, rows.inputs, lower, upper
+    value, coefficient = certify(*parts, dual.neurons, dual.atoms, dual.cuts, dual.planes, radius)
     return CertifiedBound(float(value), coefficient, radius)
 
 
@@ -68,6 +77,8 @@ class Relaxed:
     x: np.ndarray | None
     gap: np.ndarray | None
     """min(relu(z), relu(-z)) in the solution, (N,): zero where the relaxation is exact."""
+    v: np.ndarray | None = None
+    """Values of the unstable neurons in the solution."""
 
 
 class LinearProgram:
@@ -95,6 +106,13 @@ class LinearProgram:
         self._fill(expressions, constants, lower[:n], upper[:n])
         self.columns = np.arange(n + 2 * k, dtype=np.int32)
         self.iterations = 0
+        m = rows.matrix
+        lengths = np.diff(m.start)[self.unstable]
+        direct = [(m.column[m.start[r] : m.start[r + 1]] < n).all() for r in self.unstable]
+        self.direct = np.flatnonzero(direct)
+        """Positions of the unstable neurons that read inputs only: those that are cut."""
+        self.cut_place = np.zeros(0, dtype=np.int64)
+        self.cut_slope = np.zeros((0, int(lengths[self.direct].max(initial=0))))
 
     def _expressions(self, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Every unstable neuron's z, then every atom, as dense rows over the columns x, v; floats only, nothing is proved here."""
@@ -151,6 +169,7 @@ class LinearProgram:
         up = np.concatenate([upper[:n], np.maximum(high, 0.0), np.maximum(-low, 0.0)])
         model.changeColsBounds(len(self.columns), self.columns, down, up)
         self._chords(low, high)
+        self._place_cuts(lower, upper)
         if basis is not None:
             model.setBasis(basis)
         model.setOptionValue("objective_bound", cutoff)
@@ -173,6 +192,48 @@ class LinearProgram:
             self.model.changeRowBounds(row, -_INFINITE, -a * b / (b - a))
             self.low[j], self.high[j] = a, b
 
+    def cut(self, lower: np.ndarray, upper: np.ndarray, relaxed: Relaxed) -> int:
+        """Adds the planes over the domain's box that the solution violates; returns how many. Idle ones go when there are many."""
+        if relaxed.x is None or relaxed.v is None or relaxed.gap is None:
+            return 0
+        if len(self.cut_place) > 4 * len(self.direct):
+            self._drop_idle()
+        m, n = self.rows.matrix, self.rows.inputs
+        places = self.direct[relaxed.gap[self.unstable[self.direct]] > 1e-6]
+        neurons = self.unstable[places]
+        point = np.concatenate([relaxed.x, np.zeros(self.rows.neurons)])
+        slopes = np.zeros((len(places), self.cut_slope.shape[1]))
+        values = separate(m, neurons, n, lower, upper, point, slopes)
+        useful = relaxed.v[places] - values > 1e-3 * np.minimum(-lower[n + neurons], upper[n + neurons])
+        places, slopes = places[useful], slopes[useful]
+        if len(places):
+            full = np.zeros((len(places), self.t + 1))
+            for k, r in enumerate(self.unstable[places]):
+                columns = m.column[m.start[r] : m.start[r + 1]]
+                full[k, columns] = -slopes[k, : len(columns)]
+            full[np.arange(len(places)), self.v[places]] = 1.0
+            offsets = plane_offsets(m, self.unstable[places], n, lower, upper, slopes)
+            self._add(full, np.full(len(places), -_INFINITE), offsets)
+            self.cut_place = np.concatenate([self.cut_place, places])
+            self.cut_slope = np.concatenate([self.cut_slope, slopes])
+        return len(places)
+
+    def _place_cuts(self, lower: np.ndarray, upper: np.ndarray) -> None:
+        """Moves every plane down onto the domain's box."""
+        count = len(self.cut_place)
+        if count:
+            m, n = self.rows.matrix, self.rows.inputs
+            offsets = plane_offsets(m, self.unstable[self.cut_place], n, lower, upper, self.cut_slope)
+            rows = np.arange(self.chord + len(self.unstable), self.model.getNumRow(), dtype=np.int32)
+            self.model.changeRowsBounds(count, rows, np.full(count, -_INFINITE), offsets)
+
+    def _drop_idle(self) -> None:
+        """Deletes the planes that the last solution does not touch."""
+        first = self.chord + len(self.unstable)
+        idle = np.array(self.model.getSolution().row_dual)[first:] == 0.0
+        self.model.deleteRows(int(idle.sum()), (first + np.flatnonzero(idle)).astype(np.int32))
+        self.cut_place, self.cut_slope = self.cut_place[~idle], self.cut_slope[~idle]
+
     def _answer(self) -> Relaxed:
         model, k = self.model, len(self.unstable)
         status = model.getModelStatus()
@@ -187,13 +248,25 @@ class LinearProgram:
         column = np.array(solution.col_value)
         gap = np.zeros(self.rows.neurons)
         gap[self.unstable] = np.maximum(np.minimum(column[self.v], column[self.p]), 0.0) if k else 0.0
-        return Relaxed(float(information.objective_function_value), dual, column[: self.rows.inputs], gap)
+        return Relaxed(float(information.objective_function_value), dual, column[: self.rows.inputs], gap, column[self.v])
 
     def _dual(self, row_dual: np.ndarray) -> Dual:
         k = len(self.unstable)
         q = np.full(self.rows.neurons, np.nan)
         q[self.unstable] = -row_dual[:k]
-        return Dual(q, np.maximum(-row_dual[k : k + self.rows.atoms], 0.0))
+        atoms = np.maximum(-row_dual[k : k + self.rows.atoms], 0.0)
+        weights = np.maximum(-row_dual[self.chord + k :], 0.0)
+        if not weights.any():
+            return Dual(q, atoms)
+        start = self.rows.matrix.start
+        cuts, planes = np.zeros(self.rows.neurons), np.zeros(len(self.rows.matrix.value))
+        for c in np.flatnonzero(weights):
+            j = self.unstable[self.cut_place[c]]
+            cuts[j] += weights[c]
+            planes[start[j] : start[j + 1]] += weights[c] * self.cut_slope[c, : start[j + 1] - start[j]]
+        for j in np.flatnonzero(cuts):
+            planes[start[j] : start[j + 1]] /= cuts[j]
+        return Dual(q, atoms, cuts, planes)
 
     def _ray(self) -> Dual | None:
         _, found, ray = self.model.getDualRay()

@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
-__all__ = ["certify", "contract", "enclose", "lookahead", "tighten"]
+__all__ = ["certify", "contract", "enclose", "lookahead", "plane_offsets", "separate", "tighten"]
 
 _jit = numba.njit(cache=True, nogil=True)
 _UNIT = 2.0**-53
@@ -272,8 +272,97 @@ def _charge(m: Any, r: int, q: float, coefficient: np.ndarray, mass: np.ndarray,
 
 
 @_jit
+def _plane_offset(m: Any, r: int, inputs: int, lower: np.ndarray, upper: np.ndarray, slope: np.ndarray) -> float:
+    """The least c, rounded up, with relu(z_r) <= slope @ v + c over the box of row r's variables.
+
+    relu(z) is max(z, 0), so c is the larger of two maxima of linear functions over a box.
+    """
+    active = m.bias[r]
+    size = abs(active)
+    inactive = error = 0.0
+    first = m.start[r]
+    for t in range(first, m.start[r + 1]):
+        a, b = _range(m.column[t], inputs, lower, upper)
+        s = slope[t - first]
+        w = m.value[t] - s
+        reach = max(abs(a), abs(b))
+        active += max(w * a, w * b)
+        inactive += max(-s * a, -s * b)
+        size += (abs(m.value[t]) + abs(s)) * reach
+        error += m.error[t] * reach
+    error += m.bias_error[r] + 1.1 * _UNIT * (m.start[r + 1] - first + 8) * size
+    return float(max(active, inactive) + error * _ROOM + _TINY)
+
+
+@_jit
+def plane_offsets(m: Any, neurons: np.ndarray, inputs: int, lower: np.ndarray, upper: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    """Offsets of many planes, one row of ``slopes`` per neuron."""
+    offsets = np.zeros(len(neurons))
+    for k in range(len(neurons)):
+        offsets[k] = _plane_offset(m, neurons[k], inputs, lower, upper, slopes[k])
+    return offsets
+
+
+@_jit
+def _separate(m: Any, r: int, inputs: int, lower: np.ndarray, upper: np.ndarray, point: np.ndarray, slope: np.ndarray) -> float:
+    """The upper plane of relu(z_r) over its box that is lowest at a point, and its value there (plain floats).
+
+    On the corners of the box relu(z) is supermodular in the directions that raise z, so that its concave envelope is the Lovasz
+    extension: sort the coordinates by how far they are raised (Tjandraatmadja et al. 2020 reach the same planes by duality).
+    """
+    first, last = m.start[r], m.start[r + 1]
+    count = last - first
+    raised, width = np.zeros(count), np.zeros(count)
+    z = m.bias[r]
+    for k in range(count):
+        i, w = m.column[first + k], m.value[first + k]
+        a, b = _range(i, inputs, lower, upper)
+        z += min(w * a, w * b)
+        width[k] = abs(w) * (b - a)
+        if width[k] > 0.0:
+            raised[k] = (point[i] - a) / (b - a) if w > 0.0 else (b - point[i]) / (b - a)
+    slope[:count] = 0.0
+    for k in np.argsort(-raised):
+        if width[k] > 0.0:
+            slope[k] = m.value[first + k] * (max(z + width[k], 0.0) - max(z, 0.0)) / width[k]
+            z += width[k]
+    value = _plane_offset(m, r, inputs, lower, upper, slope)
+    for k in range(count):
+        value += slope[k] * point[m.column[first + k]]
+    return value
+
+
+@_jit
+def separate(
+    m: Any, neurons: np.ndarray, inputs: int, lower: np.ndarray, upper: np.ndarray, point: np.ndarray, slopes: np.ndarray
+) -> np.ndarray:
+    """Fills in the lowest upper plane of every neuron at a point; returns the planes' values there."""
+    values = np.zeros(len(neurons))
+    for k in range(len(neurons)):
+        values[k] = _separate(m, neurons[k], inputs, lower, upper, point, slopes[k])
+    return values
+
+
+@_jit
+def _charge_plane(m: Any, r: int, weight: float, plane: np.ndarray, coefficient: np.ndarray, mass: np.ndarray) -> None:
+    """Subtracts weight times the upper plane of row r from the coefficients."""
+    for t in range(m.start[r], m.start[r + 1]):
+        p = weight * plane[t]
+        coefficient[m.column[t]] -= p
+        mass[m.column[t]] += abs(p)
+
+
+@_jit
 def certify(
-    m: Any, inputs: int, lower: np.ndarray, upper: np.ndarray, q: np.ndarray, weights: np.ndarray, radius: np.ndarray
+    m: Any,
+    inputs: int,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    q: np.ndarray,
+    weights: np.ndarray,
+    cut: np.ndarray,
+    plane: np.ndarray,
+    radius: np.ndarray,
 ) -> tuple[float, np.ndarray]:
     """Certified lower bound of a combination of the atoms, and its coefficients; see `linear_program.certified_bound`."""
     neurons = len(q)
@@ -305,16 +394,23 @@ def certify(
                 extra[i] += 4.0 * _UNIT * own
             coefficient[i] += own
             mass[i] += abs(own)
+            if low < 0.0 and len(cut) > 0 and cut[r] > 0.0:
+                coefficient[i] += cut[r]
+                mass[i] += cut[r]
+                offset = cut[r] * _plane_offset(m, r, inputs, lower, upper, plane[m.start[r] : m.start[r + 1]])
+                total -= offset
+                size += 2.0 * abs(offset)
+                _charge_plane(m, r, cut[r], plane, coefficient, mass)
         if s != 0.0:
             total += constant + s * m.bias[r]
             size += 2.0 * abs(constant) + abs(s * m.bias[r])
             error += abs(s) * m.bias_error[r]
             _charge(m, r, s, coefficient, mass, extra)
-    error += 1.1 * _UNIT * (3 * neurons + len(lower) + 2 * count + 8) * size
+    error += 1.1 * _UNIT * (4 * neurons + len(lower) + 2 * count + 8) * size
     for i in range(len(lower)):
         a, b = _range(i, inputs, lower, upper)
         c = coefficient[i]
-        radius[i] = (1.1 * _UNIT * (m.use_start[i + 1] - m.use_start[i] + 8) * mass[i] + extra[i]) * _ROOM
+        radius[i] = (1.1 * _UNIT * (2 * (m.use_start[i + 1] - m.use_start[i]) + 8) * mass[i] + extra[i]) * _ROOM
         term = min(c * a, c * b)
         total += term
         # The last sum runs over all variables: charge its rounding with the terms' magnitudes.

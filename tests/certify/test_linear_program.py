@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from scipy.optimize import linprog
 
 from ascertain.certify.dense import DenseForm, DenseLayer
 from ascertain.certify.linear_program import Dual, LinearProgram, certified_bound
-from ascertain.certify.row_kernels import contract, tighten
+from ascertain.certify.row_kernels import contract, plane_offsets, separate, tighten
 from ascertain.certify.rows import Rows, candidate_values, conjunction_rows
 from ascertain.errors import DataError, ShapeError
 from ascertain.properties.property import Atoms
@@ -67,7 +67,10 @@ def test_any_dual_vector_gives_a_valid_bound(seed: int, scale: float) -> None:
     q = rng.normal(size=rows.neurons) * scale
     q[rng.random(rows.neurons) < 0.3] = np.nan
     weights = np.abs(rng.normal(size=rows.atoms))
-    bound = certified_bound(rows, low, high, Dual(q, weights))
+    dual = Dual(q, weights)
+    if seed % 2:
+        dual = Dual(q, weights, np.abs(rng.normal(size=rows.neurons)) * scale, rng.normal(size=len(rows.matrix.value)))
+    bound = certified_bound(rows, low, high, dual)
     for point in (x, *case.set.sample(rng, 10)):
         flat, atoms = exact_values(rows, point)
         if all(Fraction(float(a)) <= v <= Fraction(float(b)) for a, v, b in zip(low, flat, high, strict=True)):
@@ -126,6 +129,38 @@ def test_program_equals_an_independent_triangle_relaxation(seed: int) -> None:
     answer = linprog(np.eye(n + k + 1)[-1], A_ub=np.array(a), b_ub=[*b, *-bias[k:]], bounds=[*limits, (None, None)])
     assert relaxed.value == pytest.approx(answer.fun, abs=1e-6, rel=1e-6)
     assert certified_bound(rows, lower, upper, relaxed.dual).lower == pytest.approx(answer.fun, abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cut_program_equals_the_envelope_over_the_corners(seed: int) -> None:
+    """For y = -relu(w x + b) the cut program attains the exact minimum; its planes are envelopes, exact at every corner."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 7))
+    weight, bias = np.round(rng.normal(size=(3, n)), 2), np.round(rng.normal(size=3), 2)
+    form = DenseForm(n, (layer(weight, bias, 0), layer(-np.ones((1, 3)), np.zeros(1), 1)), ((0, 3),))
+    box = random_box(rng, n)
+    rows = conjunction_rows(form, box, Atoms(np.eye(1), np.zeros(1)))
+    lower, upper = rows.box(box.lower, box.upper)
+    program = LinearProgram(rows, lower, upper)
+    relaxed = program.solve(lower, upper, cutoff=1e30)
+    first = relaxed.value
+    while program.cut(lower, upper, relaxed):
+        relaxed = program.solve(lower, upper, cutoff=1e30)
+    corners = np.array(list(product(*zip(box.lower, box.upper, strict=True))))
+    values = np.maximum(corners @ weight.T + bias, 0)
+    weights = linprog(-values.sum(axis=1), A_eq=np.ones((1, len(corners))), b_eq=[1.0]).fun
+    bound = certified_bound(rows, lower, upper, relaxed.dual).lower
+    assert first - 1e-9 <= relaxed.value <= weights + 1e-7
+    assert bound <= weights and bound == pytest.approx(relaxed.value, abs=1e-6)
+    for r in range(3):
+        if lower[n + r] < 0 < upper[n + r]:
+            slopes = np.zeros((1, n))
+            columns = rows.matrix.column[rows.matrix.start[r] : rows.matrix.start[r + 1]]
+            for corner, value in zip(corners, values[:, r], strict=True):
+                at = separate(rows.matrix, np.array([r]), n, lower, upper, np.append(corner, np.zeros(3)), slopes)[0]
+                assert at == pytest.approx(value, abs=1e-9)
+                offset = plane_offsets(rows.matrix, np.array([r]), n, lower, upper, slopes)[0]
+                assert (corners[:, columns] @ slopes[0, : len(columns)] + offset >= values[:, r]).all()
 
 
 @given(st.integers(0, 10**6))

@@ -1,7 +1,7 @@
 """Branch and bound over the signs of neurons with one linear program per domain: the search for networks with one hidden layer.
 
 Every domain is first contracted by interval propagation through the layers and through the atoms of the conjunction, then its
-triangle relaxation is solved. It is closed only by a contraction to nothing or by a certified bound above zero (PROVED). With all
+triangle relaxation is solved and cut with single-neuron envelopes over the input box. It is closed only by a contraction to nothing or by a certified bound above zero (PROVED). With all
 signs fixed the relaxation is exact, so the search ends. Branching: reliability branching (Achterberg, Koch and Martin 2005).
 """
 
@@ -72,7 +72,6 @@ class _Domain:
     value: float
     depth: int
     dirty: np.ndarray
-    basis: Any = None
     trail: tuple[Split | Dual, ...] = ()
     split: tuple[int, int, float, float] | None = None
     """Branched neuron, side, its violation and the parent's number of unstable neurons, to learn from the outcome."""
@@ -190,22 +189,33 @@ class _Search:
     def _process(self, domain: _Domain) -> bool:
         """Closes or branches one domain; True when a witness was confirmed."""
         self.visited += 1
-        basis = domain.basis
-        for attempt in range(4):
+        for _ in range(4):
             if self._contract(domain):
                 self._learn(domain, np.inf)
                 return False
-            relaxed = self.program.solve(domain.lower, domain.upper, basis=basis if attempt == 0 else None)
+            relaxed = self.program.solve(domain.lower, domain.upper)
+            if relaxed.x is not None and self._witness(domain, relaxed.x):
+                return True
+            relaxed = self._cut(domain, relaxed)
             if self._closed_by(domain, relaxed.dual, relaxed.value):
                 self._learn(domain, np.inf)
                 return False
-            if relaxed.x is not None and self._witness(domain, relaxed.x):
-                return True
             if relaxed.dual is None or not self._tighten(domain, relaxed.dual):
                 break
         self._learn(domain, relaxed.value)
         domain.value = max(domain.value, relaxed.value) if np.isfinite(relaxed.value) else domain.value
         return self._branch(domain, relaxed)
+
+    def _cut(self, domain: _Domain, relaxed: Relaxed) -> Relaxed:
+        """Rounds of cuts while they raise the bound."""
+        for _ in range(20 if domain.depth == 0 else 3):
+            before = relaxed.value
+            if not before < 0 or not self.program.cut(domain.lower, domain.upper, relaxed):
+                break
+            relaxed = self.program.solve(domain.lower, domain.upper)
+            if relaxed.value - before < -0.02 * before:
+                break
+        return relaxed
 
     def _contract(self, domain: _Domain) -> bool:
         """Propagates rows and back-substituted atoms until little changes; True when the domain is closed by that."""
@@ -292,7 +302,7 @@ class _Search:
             index = self._by_propagation(domain, unstable)
         else:
             index = self.branching.choose(violation, unstable, lambda j: self._look(domain, basis, j, violation))
-        sides = [self._child(domain, index, above, basis) for above in (False, True)]
+        sides = [self._child(domain, index, above) for above in (False, True)]
         before = float(unstable.sum())
         for side, child in enumerate(sides):
             child.split = (index, side, float(violation[index]), before)
@@ -312,7 +322,7 @@ class _Search:
         low, high = domain.lower[self.rows.inputs :], domain.upper[self.rows.inputs :]
         with np.errstate(divide="ignore", invalid="ignore"):
             weight = np.where((low < 0) & (high > 0), np.maximum(-dual.neurons, 0.0) * (high - low) / high, 0.0)
-        return np.nan_to_num(weight)
+        return np.nan_to_num(weight) + (dual.cuts if len(dual.cuts) else 0.0)
 
     def _by_propagation(self, domain: _Domain, unstable: np.ndarray) -> int:
         """Where no chord matters to the bound: the neuron whose signs tighten the other rows most, on both sides."""
@@ -322,7 +332,7 @@ class _Search:
         gain = np.minimum(gain, 1e6) + 1e-9
         return int(found[np.argmax(gain[0] * gain[1])])
 
-    def _child(self, domain: _Domain, neuron: int, above: bool, basis: Any) -> _Domain:
+    def _child(self, domain: _Domain, neuron: int, above: bool) -> _Domain:
         i = self.rows.inputs + neuron
         lower, upper = domain.lower.copy(), domain.upper.copy()
         if above:
@@ -333,13 +343,13 @@ class _Search:
         m = self.rows.matrix
         dirty[neuron] = True
         dirty[m.use_row[m.use_start[i] : m.use_start[i + 1]]] = True
-        return _Domain(lower, upper, domain.value, domain.depth + 1, dirty, basis, (*domain.trail, Split(i, above)))
+        return _Domain(lower, upper, domain.value, domain.depth + 1, dirty, (*domain.trail, Split(i, above)))
 
     def _look(self, domain: _Domain, basis: Any, neuron: int, violation: np.ndarray) -> None:
         """Tries both sides of a neuron for the branching rule: contraction, then a few dual simplex steps."""
         before = max(float(self._unstable(domain).sum()), 1.0)
         for side, above in enumerate((False, True)):
-            child = self._child(domain, neuron, above, basis)
+            child = self._child(domain, neuron, above)
             if not self._propagate(child):
                 gain, fixed = 1.0, 1.0
             else:
