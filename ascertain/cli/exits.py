@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from ascertain.certify.result import Status, Verdict
+if TYPE_CHECKING:
+    from ascertain.certify.result import Verdict
 
 __all__ = ["Exit", "exit_code", "interrupted"]
 
@@ -24,12 +26,12 @@ class Exit(IntEnum):
 
 def interrupted(verdict: Verdict) -> bool:
     """Whether the user ended the search."""
-    return verdict.status is Status.UNKNOWN and verdict.reason.startswith("interrupted")
+    return verdict.status == "unknown" and verdict.reason.startswith("interrupted")
 
 
-def exit_code(statuses: Iterable[Status]) -> Exit:
-    """The code for several answers: a violation counts more than an unknown."""
+def exit_code(statuses: Iterable[str]) -> Exit:
+    """The code for several answers (`Status`): a violation counts more than an unknown."""
     found = set(statuses)
-    if Status.VIOLATED in found:
+    if "violated" in found:
         return Exit.VIOLATED
-    return Exit.UNKNOWN if Status.UNKNOWN in found else Exit.HOLDS
+    return Exit.HOLDS if found <= {"holds"} else Exit.UNKNOWN

@@ -63,6 +63,8 @@ def _app() -> typer.Typer:
         name=NAME,
         no_args_is_help=True,
         add_completion=False,
+        # Plain help: rich takes longer to import than everything else together.
+        rich_markup_mode=None,
         help="Certify, probe and analyse trained neural networks.",
         epilog="Exit codes: 0 holds, 1 violated, 2 bad input, 3 unknown, 130 interrupted (verify: 0 for every answer).",
     )

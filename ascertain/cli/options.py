@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from ascertain.certify.result import Progress
 from ascertain.errors import InputError
 
 if TYPE_CHECKING:
+    from ascertain.certify.result import Progress
     from ascertain.graph import Graph
 
-__all__ = ["Command", "ModelOptions", "SearchOptions", "load_model"]
+__all__ = ["Command", "DataOptions", "ModelOptions", "SearchOptions", "load_model"]
 
 
 @dataclass(frozen=True)
@@ -79,3 +79,36 @@ class SearchOptions(Command):
             "progress": progress,
             "stop": stop,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Command):
+    """Balls around labelled data."""
+
+    data: Annotated[str | None, Option(help="Data instead of a property: .npz with x and y, .csv(.gz), .npy, or digits.")] = None
+    eps: Annotated[float | None, Option(help="Radius of the ball around each image.")] = None
+    norm: Annotated[str, Option(help="Norm of the ball: inf, 2 or 1.")] = "inf"
+    label: Annotated[str, Option(help="Column of the label in .csv and .npy tables: first or last.")] = "first"
+    divide: Annotated[float, Option(help="Divide the data by this number, such as 255.")] = 1.0
+
+    def radius_of_balls(self) -> float:
+        """The radius; raises InputError if there is none."""
+        if self.eps is None or not 0 < self.eps < float("inf"):
+            raise InputError(f"--data needs a positive radius, not {self.eps}; give --eps.")
+        return self.eps
+
+    def norm_of_balls(self) -> float:
+        """The norm as a number."""
+        known = {"inf": float("inf"), "linf": float("inf"), "2": 2.0, "l2": 2.0, "1": 1.0, "l1": 1.0}
+        if self.norm.lower() not in known:
+            raise InputError(f"--norm {self.norm!r} is not known; give inf, 2 or 1.")
+        return known[self.norm.lower()]
+
+    def read(self, network: Graph, count: int | None) -> tuple[Any, Any]:
+        """Inputs and labels, the first so many."""
+        from ascertain.cli.datasets import read_data
+
+        if count is not None and count < 1:
+            raise InputError(f"--count {count} asks for no images; give a positive number.")
+        x, y = read_data(self.data or "", network.input_size, network.output_size, self.label, self.divide)
+        return x[:count], y[:count]

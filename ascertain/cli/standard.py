@@ -5,33 +5,35 @@ from __future__ import annotations
 import gzip
 import sys
 from dataclasses import dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import numpy as np
 from typer import Argument, Option
 
-from ascertain.certify.result import Status, Verdict, Witness
 from ascertain.cli.exits import Exit, interrupted
 from ascertain.cli.options import Command, SearchOptions, load_model
 from ascertain.cli.talk import StatusLine, stoppable
 from ascertain.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from ascertain.certify.result import Verdict, Witness
     from ascertain.graph import Graph
     from ascertain.properties import Property
 
 __all__ = ["WORDS", "Supports", "Verify", "word"]
 
-WORDS = {Status.HOLDS: "unsat", Status.VIOLATED: "sat", Status.UNKNOWN: "unknown", "timeout": "timed-out"}
-"""The standard asks whether a counterexample exists, hence ``unsat`` for a property that holds."""
+WORDS = {"holds": "unsat", "violated": "sat", "unknown": "unknown", "timeout": "timed-out"}
+"""By `Status`. The standard asks whether a counterexample exists, hence ``unsat`` for a property that holds."""
 
 _TYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16", "Real": "real"}
 
 
 def word(verdict: Verdict) -> str:
     """The standard's word for an answer."""
-    late = verdict.status is Status.UNKNOWN and verdict.reason.startswith("timeout")
+    late = verdict.status == "unknown" and verdict.reason.startswith("timeout")
     return WORDS["timeout"] if late else WORDS[verdict.status]
 
 
@@ -47,7 +49,7 @@ class Variable(NamedTuple):
     def values(self, witness: Witness) -> np.ndarray:
         """Its part of a witness, in its shape."""
         flat = (witness.output if self.output else witness.input).reshape(-1)
-        return flat[self.start : self.start + int(np.prod(self.shape, dtype=int))].reshape(self.shape)
+        return flat[self.start : self.start + prod(self.shape)].reshape(self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,8 @@ def _check_types(declared: list[Variable], property: Property, graphs: dict[str,
 
 
 def _print(declared: list[Variable], witness: Witness) -> None:
+    import numpy as np
+
     for variable in declared:
         print(f"{variable.name} {variable.type} [{','.join(map(str, variable.shape))}]")
         for value in variable.values(witness).reshape(-1):
@@ -136,6 +140,7 @@ def _print(declared: list[Variable], witness: Witness) -> None:
 
 
 def _serialise(declared: list[Variable], witness: Witness, folder: Path) -> None:
+    import numpy as np
     from onnx import numpy_helper
 
     folder.mkdir(parents=True, exist_ok=True)

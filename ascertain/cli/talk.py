@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ascertain.certify.result import Progress, to_json
+if TYPE_CHECKING:
+    from ascertain.certify.result import Progress
 
 __all__ = ["StatusLine", "emit_json", "stoppable"]
 
@@ -63,4 +64,6 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
 def emit_json(value: Any) -> None:
     """One JSON document on one line of standard output."""
+    from ascertain.certify.result import to_json
+
     print(json.dumps(to_json(value), allow_nan=False), flush=True)
