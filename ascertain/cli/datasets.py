@@ -64,6 +64,8 @@ def _read(name: str, label: str) -> tuple[np.ndarray, np.ndarray]:
     plain = path.name.removesuffix(".gz")
     try:
         if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                _limit(name, sum(member.file_size for member in archive.infolist()))
             with np.load(path, allow_pickle=False) as data:
                 missing = [key for key in ("x", "y") if key not in data]
                 if missing:
@@ -82,11 +84,15 @@ def _read(name: str, label: str) -> tuple[np.ndarray, np.ndarray]:
     raise InputError(f"{name} is no data file known here; give digits, or a .npz, .csv, .csv.gz or .npy file.")
 
 
+def _limit(name: str, size: int) -> None:
+    if size > _LARGEST:
+        raise DataError(f"{name} unpacks to more than {_LARGEST >> 30} GiB; split it.")
+
+
 def _table(path: Path) -> np.ndarray:
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
         data = stream.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise DataError(f"{path} unpacks to more than {_LARGEST >> 30} GiB; split it.")
+    _limit(str(path), len(data))
     lines = data.decode("utf-8", "replace").splitlines()
     if lines and not _number(lines[0].split(",")[0]):
         lines = lines[1:]

@@ -119,3 +119,12 @@ def test_pickles_do_not_run(tmp_path):
     np.savez(tmp_path / "data.npz", x=np.array([{"a": 1}], dtype=object), y=np.zeros(1))
     with pytest.raises(DataError):
         datasets.read_data(str(tmp_path / "data.npz"), 1, 2)
+
+
+def test_archives_that_unpack_to_too_much(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "_LARGEST", 1000)
+    np.savez_compressed(tmp_path / "data.npz", x=np.zeros((1, 2000)), y=np.zeros(1))
+    (tmp_path / "data.csv.gz").write_bytes(gzip.compress(b"0,0\n" * 1000))
+    for name in ("data.npz", "data.csv.gz"):
+        with pytest.raises(DataError, match="unpacks"):
+            datasets.read_data(str(tmp_path / name), 1, 2)
