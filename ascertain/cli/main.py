@@ -39,10 +39,6 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error), Exit.UNKNOWN, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted.", Exit.INTERRUPTED, debug)
-    except BrokenPipeError:
-        # The reader of our output went away (head, less): nobody is left to tell.
-        sys.stderr.close()
-        return Exit.INTERRUPTED
     # The outermost boundary: whatever else goes wrong is a bug here, and must not look like an answer.
     except Exception as error:
         if hasattr(error, "format_message"):

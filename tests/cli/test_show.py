@@ -1,6 +1,9 @@
 """``ascertain bound`` and ``ascertain info``."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 
@@ -42,3 +45,11 @@ def test_help_names_every_command(ask):
     assert code == 0
     for name in ("certify", "verify", "supports", "bound", "info"):
         assert name in out
+
+
+def test_a_reader_that_leaves_early_gets_no_answer_code():
+    command = [sys.executable, "-m", "ascertain", "certify", "digits_mlp", "--data", "digits", "--eps", "0.01"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == -signal.SIGPIPE
