@@ -102,9 +102,7 @@ def radius(
     ``timeout`` in seconds for all steps together; other ``options`` are those of `verify`.
     """
     if not 0 < limit < np.inf or not 0 < tolerance < 1:
-        raise DataError(
-            f"a radius up to {limit} is sought to a tolerance of {tolerance}; give a positive limit, a share below 1."
-        )
+        raise DataError(f"a radius up to {limit} is sought to a tolerance of {tolerance}; give a positive limit, a share below 1.")
     started = time.monotonic()
     low, high, witness, proved = 0.0, limit, None, False
     probe = limit
