@@ -102,10 +102,14 @@ def _remember(net, s, result, k):
 
 @njit(nogil=True, cache=True)
 def _add_score(net, s, score, unstable):
-    """Adds what the row in ``s.work`` loses by each coordinate: concretisation, and its share of every ReLU's triangle."""
+    """Adds each coordinate's share of what the row in ``s.work`` loses in the ReLUs' triangles.
+
+    A ReLU's loss is its coefficient times the height of its triangle; a coordinate's share of it is that of its generator in the
+    ReLU's input. The row's own slope, the usual score, decides between equals only.
+    """
     b, zono = s.work.b[0], s.zono
     for d in range(len(score)):
-        score[d] += abs(b[d]) * (s.box[1, d] - s.box[0, d]) * 0.5
+        score[d] += 1e-3 * abs(b[d]) * (s.box[1, d] - s.box[0, d])
     for m in range(unstable):
         i = s.unstable[m]
         loss = abs(b[i]) * s.lines.up_slope[i] * s.lines.drop[i]
