@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     open: np.ndarray
     """(B, J) bool: conjunctions that are not excluded yet."""
     worst: np.ndarray
-    """(B,): smallest lower bound over open conjunctions (of the best row or combination of rows); inf when none is open."""
+    """(B,): lower bound, over the box and the conjunctions that were open, of the largest row of each."""
     point: np.ndarray
     """(B, n): the most violating point met."""
     value: np.ndarray
@@ -104,8 +104,8 @@ def _remember(net, s, result, k):
 def _add_score(net, s, score, unstable):
     """Adds each coordinate's share of what the row in ``s.work`` loses in the ReLUs' triangles.
 
-    A ReLU's loss is its coefficient times the height of its triangle; a coordinate's share of it is that of its generator in the
-    ReLU's input. The row's own slope, the usual score, decides between equals only.
+    A ReLU's loss is its coefficient times the height of its triangle; a coordinate's part of it is the squared share of its generator in
+    the ReLU's input. The row's own slope, the usual score, decides between equals only.
     """
     b, zono = s.work.b[0], s.zono
     for d in range(len(score)):
@@ -117,7 +117,7 @@ def _add_score(net, s, score, unstable):
             continue
         for d in range(len(score)):
             if zono.own[d] >= 0:
-                score[d] += loss * abs(zono.matrix[i, zono.own[d]]) / zono.spread[i]
+                score[d] += loss * (abs(zono.matrix[i, zono.own[d]]) / zono.spread[i]) ** 2
 
 
 @njit(nogil=True, cache=True)
@@ -137,7 +137,9 @@ def _bound_box(net, s, result, k, settings, cancel):
             continue
         s.trial[:] = s.box
         bound = close(net, s, j, settings, unstable)
-        result.worst[k] = min(result.worst[k], bound)
+        # Outside a clipped box the rows are only known to be positive: a positive bound on the rest proves no more than that.
+        clipped = (s.trial[0] != s.box[0]).any() or (s.trial[1] != s.box[1]).any()
+        result.worst[k] = min(result.worst[k], min(bound, 0.0) if clipped else bound)
         result.weight[k, net.groups[j] : net.groups[j + 1]] = s.weight[0, net.groups[j] : net.groups[j + 1]]
         if result.slope.shape[0] > 0:
             result.slope[k, j] = s.best_slope[net.start[1] : net.start[1] + result.slope.shape[2]]

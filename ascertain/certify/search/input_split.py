@@ -78,7 +78,7 @@ class SplitResult:
     """For ``unknown``: timeout, interrupted, memory, or exhausted (boxes that no float divides)."""
     visited: int
     worst: float
-    """Smallest lower bound over the open boxes; for ``holds`` that of the root."""
+    """Lower bound of the largest row of each conjunction over the open boxes; for ``holds`` that of the root box, or 0."""
     share: float
     """Part of the input volume that is verified."""
     witness: np.ndarray | None = None
@@ -96,7 +96,7 @@ def input_split(form: DenseForm, case: Case, options: SplitOptions, hooks: Split
         search = _Search(net, box, workers, options, hooks)
         reason = search.run()
     status = Status.VIOLATED if search.witness is not None else Status.UNKNOWN if reason else Status.HOLDS
-    worst = search.root if status == Status.HOLDS else search.worst
+    worst = max(search.root, 0.0) if status == Status.HOLDS else search.worst
     return SplitResult(status, reason, search.visited, worst, search.share, search.witness)
 
 
