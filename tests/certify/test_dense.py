@@ -77,7 +77,8 @@ def test_errors_cover_the_rounding_of_composition(scale: float) -> None:
     assert off.max() > 0
     assert (off <= error).all()
     assert (error <= 1e-12 * np.abs(maps[2]) @ np.abs(maps[1]) @ np.abs(maps[0])).all()
-    assert all(abs(t[0] - Fraction(float(s))) <= Fraction(float(e)) for t, s, e in zip(bias, layer.bias, layer.bias_error, strict=True))
+    for t, s, e in zip(bias, layer.bias, layer.bias_error, strict=True):
+        assert abs(t[0] - Fraction(float(s))) <= Fraction(float(e))
 
 
 def test_movement_is_exact() -> None:

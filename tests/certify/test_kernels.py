@@ -46,7 +46,7 @@ def exact_rows(atoms: Atoms, y: Exact) -> Exact:
     return [r - Fraction(float(b)) for r, b in zip(rows, atoms.bound, strict=True)]
 
 
-def bound(net: Packed, lower: np.ndarray, upper: np.ndarray, settings: Settings, columns: int = 64, cancelled: bool = False) -> Batch:
+def bound(net: Packed, lower: np.ndarray, upper: np.ndarray, settings: Settings, columns: int = 64, cancel: bool = False) -> Batch:
     neurons, groups = net.hidden[1] - net.hidden[0], len(net.groups) - 1
     boxes = {
         "lower": lower[None].copy(),
@@ -56,7 +56,7 @@ def bound(net: Packed, lower: np.ndarray, upper: np.ndarray, settings: Settings,
         "open": np.ones((1, groups), np.bool_),
     }
     found = batch(net, boxes, True)
-    bound_boxes(net, scratch(net, columns), found, 0, 1, settings, np.array([cancelled]))
+    bound_boxes(net, scratch(net, columns), found, 0, 1, settings, np.array([cancel]))
     return found
 
 
@@ -180,7 +180,7 @@ def test_atoms_on_inputs_are_rows() -> None:
 
 def test_cancelled_boxes_are_untouched() -> None:
     form, atoms, lower, upper = random_case(1, 1.0)
-    found = bound(pack(form, (atoms,), lower, upper), lower, upper, Settings(5, True), cancelled=True)
+    found = bound(pack(form, (atoms,), lower, upper), lower, upper, Settings(5, True), cancel=True)
     assert not found.done[0] and found.open.all()
     np.testing.assert_array_equal(found.lower[0], lower)
 

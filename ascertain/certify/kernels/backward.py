@@ -24,9 +24,10 @@ from numba import njit
 
 from ascertain.certify.kernels.pack import TINY, Packed
 
-__all__ = ["Lines", "Rows", "backward", "concretise", "relax_layer", "rows"]
+__all__ = ["ANY_ORDER", "Lines", "Rows", "add1", "add4", "backward", "concretise", "relax_layer", "rows"]
 
 ANY_ORDER = {"contract", "reassoc", "nsz"}
+"""Compiler licence that the any-order error bounds cover: reordered sums and fused multiply-add, and nothing else."""
 
 
 class Lines(NamedTuple):
@@ -69,7 +70,7 @@ def rows(net: Packed, count: int) -> Rows:
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
-def _add_bias(a, bias, charge):
+def _add_bias(a: np.ndarray, bias: np.ndarray, charge: np.ndarray) -> tuple[float, float]:
     value = 0.0
     error = 0.0
     for i in range(len(a)):
@@ -79,7 +80,7 @@ def _add_bias(a, bias, charge):
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
-def _through_lines(b, a, low_slope, up_slope, drop):
+def _through_lines(b: np.ndarray, a: np.ndarray, low_slope: np.ndarray, up_slope: np.ndarray, drop: np.ndarray) -> float:
     """Turns coefficients b on v into coefficients a on z; returns the (negative) sum of intercepts."""
     intercept = 0.0
     for i in range(len(b)):
@@ -90,19 +91,21 @@ def _through_lines(b, a, low_slope, up_slope, drop):
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
-def _add1(y, a0, x0):
+def add1(y: np.ndarray, a0: float, x0: np.ndarray) -> None:
     for i in range(len(y)):
         y[i] += a0 * x0[i]
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
-def _add4(y, a0, x0, a1, x1, a2, x2, a3, x3):
+def add4(
+    y: np.ndarray, a0: float, x0: np.ndarray, a1: float, x1: np.ndarray, a2: float, x2: np.ndarray, a3: float, x3: np.ndarray
+) -> None:
     for i in range(len(y)):
         y[i] += (a0 * x0[i] + a1 * x1[i]) + (a2 * x2[i] + a3 * x3[i])
 
 
 @njit(nogil=True, cache=True)
-def _push(net, t, a, nonzero, count, out):
+def _push(net: Packed, t: int, a: np.ndarray, nonzero: np.ndarray, count: int, out: np.ndarray) -> None:
     """Adds a[nonzero] @ block t to ``out``."""
     data = net.data[net.table[t, 2] :]
     n = len(out)
@@ -117,7 +120,7 @@ def _push(net, t, a, nonzero, count, out):
     m = 0
     while m + 4 <= count:
         i, j, k, h = nonzero[m], nonzero[m + 1], nonzero[m + 2], nonzero[m + 3]
-        _add4(
+        add4(
             out,
             a[i],
             data[i * n : i * n + n],
@@ -131,12 +134,12 @@ def _push(net, t, a, nonzero, count, out):
         m += 4
     while m < count:
         i = nonzero[m]
-        _add1(out, a[i], data[i * n : i * n + n])
+        add1(out, a[i], data[i * n : i * n + n])
         m += 1
 
 
 @njit(nogil=True, cache=True)
-def relax_layer(lines, begin, end):
+def relax_layer(lines: Lines, begin: int, end: int) -> None:
     """Lines of the ReLUs at positions begin .. end from their bounds; the lower slope is the one of smaller area."""
     for i in range(begin, end):
         lower, upper = lines.lower[i], lines.upper[i]
@@ -156,7 +159,7 @@ def relax_layer(lines, begin, end):
 
 
 @njit(nogil=True, cache=True)
-def backward(net, lines, low_slope, work, count, top):
+def backward(net: Packed, lines: Lines, low_slope: np.ndarray, work: Rows, count: int, top: int) -> None:
     """Pushes ``count`` rows, given on z of layer ``top`` in ``work.a``, down to the input.
 
     ``work.bias`` and ``work.charge`` are set: the row is at least a x + bias - charge over the domain, before concretising.
@@ -197,7 +200,7 @@ def backward(net, lines, low_slope, work, count, top):
 
 
 @njit(nogil=True, cache=True)
-def concretise(net, work, r, lower, upper):
+def concretise(net: Packed, work: Rows, r: int, lower: np.ndarray, upper: np.ndarray) -> float:
     """Rigorous lower bound of row ``r`` over the box, -inf where it is NaN."""
     value = work.bias[r]
     size = 0.0

@@ -2,55 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 
 from ascertain.certify.kernels.close import close
 from ascertain.certify.kernels.descend import descend, try_point
-from ascertain.certify.kernels.domain import tighten
+from ascertain.certify.kernels.domain import Batch, Scratch, Settings, tighten
 from ascertain.certify.kernels.pack import Packed
 
 __all__ = ["Batch", "Settings", "attack_boxes", "batch", "bound_boxes"]
-
-
-class Settings(NamedTuple):
-    """How much work a box gets."""
-
-    steps: int
-    """Evaluations of each open conjunction, or gradient steps of an attack."""
-    clip: bool
-    """Whether boxes are shrunk to where the open conjunctions can be satisfied."""
-
-
-class Batch(NamedTuple):
-    """Boxes, what is known about them, and what bounding them found; first axis: the box."""
-
-    lower: np.ndarray
-    """(B, n): in; clipped to where the open conjunctions can be satisfied: out."""
-    upper: np.ndarray
-    neuron_lower: np.ndarray
-    """(B, H) float32, outward: bounds of all ReLU inputs, those known before and then those found."""
-    neuron_upper: np.ndarray
-    open: np.ndarray
-    """(B, J) bool: conjunctions that are not excluded yet."""
-    worst: np.ndarray
-    """(B,): lower bound, over the box and the conjunctions that were open, of the largest row of each."""
-    point: np.ndarray
-    """(B, n): the most violating point met."""
-    value: np.ndarray
-    """(B,): the smallest over conjunctions of their largest row at ``point`` (<= 0: violated)."""
-    score: np.ndarray
-    """(B, n): worth of splitting each coordinate."""
-    weight: np.ndarray
-    """(B, rows): weights of the rows that excluded each conjunction or came closest."""
-    slope: np.ndarray
-    """(B or 0, J, H): lower slopes used for it."""
-    done: np.ndarray
-    """(B,) bool: bounded before the search was cancelled."""
-    excluded: np.ndarray
-    """(B, J) bool: conjunctions that this bounding excluded."""
 
 
 def batch(net: Packed, boxes: dict[str, np.ndarray], slopes: bool) -> Batch:
@@ -75,7 +35,7 @@ def batch(net: Packed, boxes: dict[str, np.ndarray], slopes: bool) -> Batch:
 
 
 @njit(nogil=True, cache=True)
-def _recall(net, s, result, k):
+def _recall(net: Packed, s: Scratch, result: Batch, k: int) -> None:
     """Known bounds of the neurons."""
     first = net.start[1]
     for h in range(result.neuron_lower.shape[1]):
@@ -84,7 +44,7 @@ def _recall(net, s, result, k):
 
 
 @njit(nogil=True, cache=True)
-def _remember(net, s, result, k):
+def _remember(net: Packed, s: Scratch, result: Batch, k: int) -> int:
     """Stores the bounds in single precision, rounded outward without changing a sign; lists the unstable neurons."""
     first = net.start[1]
     count = 0
@@ -101,11 +61,11 @@ def _remember(net, s, result, k):
 
 
 @njit(nogil=True, cache=True)
-def _add_score(net, s, score, unstable):
+def _add_score(net: Packed, s: Scratch, score: np.ndarray, unstable: int) -> None:
     """Adds each coordinate's share of what the row in ``s.work`` loses in the ReLUs' triangles.
 
-    A ReLU's loss is its coefficient times the height of its triangle; a coordinate's part of it is the squared share of its generator in
-    the ReLU's input. The row's own slope, the usual score, decides between equals only.
+    A ReLU's loss is its coefficient times the height of its triangle; a coordinate's part of it is the squared share of its
+    generator in the ReLU's input. The row's own slope, the usual score, decides between equals only.
     """
     b, zono = s.work.b[0], s.zono
     for d in range(len(score)):
@@ -121,7 +81,7 @@ def _add_score(net, s, score, unstable):
 
 
 @njit(nogil=True, cache=True)
-def _bound_box(net, s, result, k, settings, cancel):
+def _bound_box(net: Packed, s: Scratch, result: Batch, k: int, settings: Settings, cancel: np.ndarray) -> None:
     s.box[0], s.box[1] = result.lower[k], result.upper[k]
     _recall(net, s, result, k)
     tighten(net, s, cancel)
@@ -160,7 +120,7 @@ def _bound_box(net, s, result, k, settings, cancel):
 
 
 @njit(nogil=True, cache=True)
-def bound_boxes(net, s, result, first, last, settings, cancel):
+def bound_boxes(net: Packed, s: Scratch, result: Batch, first: int, last: int, settings: Settings, cancel: np.ndarray) -> None:
     """Bounds boxes first .. last of a batch in place until ``cancel[0]`` is set, which a flag in `Batch.done` tells."""
     for k in range(first, last):
         if cancel[0]:
@@ -169,7 +129,7 @@ def bound_boxes(net, s, result, first, last, settings, cancel):
 
 
 @njit(nogil=True, cache=True)
-def attack_boxes(net, s, result, first, last, settings, cancel):
+def attack_boxes(net: Packed, s: Scratch, result: Batch, first: int, last: int, settings: Settings, cancel: np.ndarray) -> None:
     """Descends from the point of each of boxes first .. last, without bounding them."""
     s.lines.upper[:] = np.inf
     for k in range(first, last):

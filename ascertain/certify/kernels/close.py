@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ascertain.certify.kernels.backward import backward, concretise
-from ascertain.certify.kernels.domain import CHUNK, line_values
+from ascertain.certify.kernels.backward import Rows, backward, concretise
+from ascertain.certify.kernels.domain import CHUNK, Scratch, Settings, line_values
+from ascertain.certify.kernels.pack import Packed
 
 __all__ = ["close"]
 
@@ -16,7 +17,7 @@ MIXING = 40
 
 
 @njit(nogil=True, cache=True)
-def _clip(work, r, box, bound):
+def _clip(work: Rows, r: int, box: np.ndarray, bound: float) -> None:
     """Shrinks a box, outward, to where row ``r`` can be <= 0; ``bound`` <= 0 is its rigorous lower bound over the box.
 
     The row is at least bound + |b_i| (distance of x_i from the side that minimises it), so that distance is at most -bound / |b_i|.
@@ -37,7 +38,7 @@ def _clip(work, r, box, bound):
 
 
 @njit(nogil=True, cache=True)
-def _single_rows(net, s, j, clip):
+def _single_rows(net: Packed, s: Scratch, j: int, clip: bool) -> tuple[int, float]:
     """Bounds every row of conjunction ``j`` with plain slopes and clips ``s.trial``; returns the best row and its bound."""
     begin, end = net.start[-2], net.start[-1]
     best, bound = net.groups[j], -np.inf
@@ -63,7 +64,7 @@ def _single_rows(net, s, j, clip):
 
 
 @njit(nogil=True, cache=True)
-def _mix(net, s, j, best):
+def _mix(net: Packed, s: Scratch, j: int, best: int) -> None:
     """Weights of conjunction ``j`` for which the combination of the rows' linear bounds has a large minimum on ``s.trial``.
 
     Multiplicative ascent on the dual of max over rows, min over the box; row ``best`` to start with.
@@ -103,7 +104,7 @@ def _mix(net, s, j, best):
 
 
 @njit(nogil=True, cache=True)
-def _combination(net, s, j, clip):
+def _combination(net: Packed, s: Scratch, j: int, clip: bool) -> float:
     """Bounds the combination of the rows of conjunction ``j`` by current weights and slopes; clips ``s.trial``."""
     begin, end = net.start[-2], net.start[-1]
     s.work.a[0, begin:end] = 0.0
@@ -117,7 +118,7 @@ def _combination(net, s, j, clip):
 
 
 @njit(nogil=True, cache=True)
-def _ascend_slopes(s, unstable, rate):
+def _ascend_slopes(s: Scratch, unstable: int, rate: float) -> None:
     """One step on slopes: d bound / d slope_i = max(b_i, 0) z_i, with z along the row's lines at its minimising corner."""
     b = s.work.b[0]
     top = 0.0
@@ -133,7 +134,7 @@ def _ascend_slopes(s, unstable, rate):
 
 
 @njit(nogil=True, cache=True)
-def _ascend_weights(net, s, j, rate):
+def _ascend_weights(net: Packed, s: Scratch, j: int, rate: float) -> None:
     """One step on weights: d bound / d weight_r = value of row r along the lines; products keep weights positive and sum 1."""
     first, last, begin = net.groups[j], net.groups[j + 1], net.start[-2]
     high, total = 0.0, 0.0
@@ -148,7 +149,7 @@ def _ascend_weights(net, s, j, rate):
 
 
 @njit(nogil=True, cache=True)
-def close(net, s, j, settings, unstable):
+def close(net: Packed, s: Scratch, j: int, settings: Settings, unstable: int) -> float:
     """Best rigorous bound of conjunction ``j`` over ``s.trial`` (> 0: excluded), which is clipped on the way.
 
     Row 0 of ``s.work`` is left with the row evaluated last; ``s.weight[0]`` and ``s.best_slope`` give the best one.

@@ -6,13 +6,14 @@ import numpy as np
 from numba import njit
 
 from ascertain.certify.kernels.backward import backward
-from ascertain.certify.kernels.domain import network_values
+from ascertain.certify.kernels.domain import Batch, Scratch, network_values
+from ascertain.certify.kernels.pack import Packed
 
 __all__ = ["descend", "try_point"]
 
 
 @njit(nogil=True, cache=True)
-def try_point(net, s, result, k):
+def try_point(net: Packed, s: Scratch, result: Batch, k: int) -> int:
     """Evaluates the network at ``s.values[:n]`` and keeps the point when it is the most violating one of box ``k``.
 
     Returns the open conjunction whose largest row is smallest there.
@@ -34,7 +35,7 @@ def try_point(net, s, result, k):
 
 
 @njit(nogil=True, cache=True)
-def descend(net, s, result, k, steps):
+def descend(net: Packed, s: Scratch, result: Batch, k: int, steps: int) -> None:
     """Signed gradient steps on the violated rows of the nearest conjunction, from the best point of box ``k``, inside the box."""
     n = s.box.shape[1]
     begin, end = net.start[-2], net.start[-1]

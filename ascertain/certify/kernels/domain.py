@@ -11,10 +11,48 @@ from ascertain.certify.kernels.backward import ANY_ORDER, Lines, Rows, backward,
 from ascertain.certify.kernels.forward import Zonotope, apply_relu, enter_box, enter_layer, zonotope
 from ascertain.certify.kernels.pack import Packed
 
-__all__ = ["CHUNK", "Scratch", "line_values", "network_values", "scratch", "tighten"]
+__all__ = ["CHUNK", "Batch", "Scratch", "Settings", "line_values", "network_values", "scratch", "tighten"]
 
 CHUNK = 16
 """Backward rows pushed together."""
+
+
+class Settings(NamedTuple):
+    """How much work a box gets."""
+
+    steps: int
+    """Evaluations of each open conjunction, or gradient steps of an attack."""
+    clip: bool
+    """Whether boxes are shrunk to where the open conjunctions can be satisfied."""
+
+
+class Batch(NamedTuple):
+    """Boxes, what is known about them, and what bounding them found; first axis: the box."""
+
+    lower: np.ndarray
+    """(B, n): in; clipped to where the open conjunctions can be satisfied: out."""
+    upper: np.ndarray
+    neuron_lower: np.ndarray
+    """(B, H) float32, outward: bounds of all ReLU inputs, those known before and then those found."""
+    neuron_upper: np.ndarray
+    open: np.ndarray
+    """(B, J) bool: conjunctions that are not excluded yet."""
+    worst: np.ndarray
+    """(B,): lower bound, over the box and the conjunctions that were open, of the largest row of each."""
+    point: np.ndarray
+    """(B, n): the most violating point met."""
+    value: np.ndarray
+    """(B,): the smallest over conjunctions of their largest row at ``point`` (<= 0: violated)."""
+    score: np.ndarray
+    """(B, n): worth of splitting each coordinate."""
+    weight: np.ndarray
+    """(B, rows): weights of the rows that excluded each conjunction or came closest."""
+    slope: np.ndarray
+    """(B or 0, J, H): lower slopes used for it."""
+    done: np.ndarray
+    """(B,) bool: bounded before the search was cancelled."""
+    excluded: np.ndarray
+    """(B, J) bool: conjunctions that this bounding excluded."""
 
 
 class Scratch(NamedTuple):
@@ -68,7 +106,7 @@ def scratch(net: Packed, columns: int) -> Scratch:
 
 
 @njit(nogil=True, cache=True)
-def _tighten_backward(net, lines, zono, work, layer, box):
+def _tighten_backward(net: Packed, lines: Lines, zono: Zonotope, work: Rows, layer: int, box: np.ndarray) -> None:
     """Back-substitutes one side of the neurons of a layer that the zonotope left unstable."""
     begin, end = net.start[layer], net.start[layer + 1]
     queue = np.empty(CHUNK, np.int64)
@@ -100,7 +138,7 @@ def _tighten_backward(net, lines, zono, work, layer, box):
 
 
 @njit(nogil=True, cache=True)
-def tighten(net, s, cancel):
+def tighten(net: Packed, s: Scratch, cancel: np.ndarray) -> None:
     """Bounds and lines of all ReLUs over ``s.box``: zonotope first, back-substitution for what stays unstable."""
     lines = s.lines
     columns = enter_box(net, s.zono, s.box[0], s.box[1])
@@ -118,7 +156,7 @@ def tighten(net, s, cancel):
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
-def _dot(x, y):
+def _dot(x: np.ndarray, y: np.ndarray) -> float:
     value = 0.0
     for i in range(len(x)):
         value += x[i] * y[i]
@@ -126,7 +164,7 @@ def _dot(x, y):
 
 
 @njit(nogil=True, cache=True)
-def _affine(net, values, lines, layer):
+def _affine(net: Packed, values: np.ndarray, lines: Lines, layer: int) -> None:
     """Sets z of a layer from the values before it, 0 for dead neurons; an estimate that proves nothing."""
     start = net.start
     for i in range(start[layer + 1] - start[layer]):
@@ -148,7 +186,7 @@ def _affine(net, values, lines, layer):
 
 
 @njit(nogil=True, cache=True)
-def network_values(net, values, lines):
+def network_values(net: Packed, values: np.ndarray, lines: Lines) -> None:
     """Values of all layers of the network from the input in ``values[:n]``."""
     for layer in range(1, len(net.start) - 1):
         _affine(net, values, lines, layer)
@@ -158,7 +196,7 @@ def network_values(net, values, lines):
 
 
 @njit(nogil=True, cache=True)
-def line_values(net, s):
+def line_values(net: Packed, s: Scratch) -> None:
     """Values of all layers along the lines that row 0 of ``s.work`` selects; the ReLU inputs go to ``s.moment``."""
     b, lines = s.work.b[0], s.lines
     for layer in range(1, len(net.start) - 1):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ascertain.certify.kernels.backward import ANY_ORDER, _add1, _add4
+from ascertain.certify.kernels.backward import ANY_ORDER, Lines, add1, add4
 from ascertain.certify.kernels.pack import TINY, Packed
 
 __all__ = ["Zonotope", "apply_relu", "enter_box", "enter_layer", "zonotope"]
@@ -58,7 +58,7 @@ def zonotope(net: Packed, columns: int) -> Zonotope:
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
-def _absolute_sum(row):
+def _absolute_sum(row: np.ndarray) -> float:
     value = 0.0
     for x in row:
         value += abs(x)
@@ -66,7 +66,7 @@ def _absolute_sum(row):
 
 
 @njit(nogil=True, cache=True)
-def enter_box(net, zono, lower, upper):
+def enter_box(net: Packed, zono: Zonotope, lower: np.ndarray, upper: np.ndarray) -> int:
     """The box as a zonotope; returns the number of generators, one for each coordinate of positive width."""
     used = 0
     columns = zono.matrix.shape[1]
@@ -91,7 +91,7 @@ def enter_box(net, zono, lower, upper):
 
 
 @njit(nogil=True, cache=True)
-def _absorb_dense(net, zono, t, i, row, source):
+def _absorb_dense(net: Packed, zono: Zonotope, t: int, i: int, row: np.ndarray, source: int) -> tuple[float, float]:
     """Adds the part of neuron ``i`` that comes through dense block ``t``; returns (center, radius)."""
     begin = net.start[source]
     n = net.start[source + 1] - begin
@@ -113,7 +113,7 @@ def _absorb_dense(net, zono, t, i, row, source):
     m = 0
     while m + 4 <= living:
         j, k, h, g = zono.alive[begin + m], zono.alive[begin + m + 1], zono.alive[begin + m + 2], zono.alive[begin + m + 3]
-        _add4(
+        add4(
             head,
             weights[j],
             matrix[begin + j],
@@ -127,13 +127,13 @@ def _absorb_dense(net, zono, t, i, row, source):
         m += 4
     while m < living:
         j = zono.alive[begin + m]
-        _add1(head, weights[j], matrix[begin + j])
+        add1(head, weights[j], matrix[begin + j])
         m += 1
     return center, radius
 
 
 @njit(nogil=True, cache=True)
-def _absorb_sparse(net, zono, lines, t, i, row, source):
+def _absorb_sparse(net: Packed, zono: Zonotope, lines: Lines, t: int, i: int, row: np.ndarray, source: int) -> tuple[float, float]:
     """`_absorb_dense` for a CSR block."""
     begin = net.start[source]
     wide = zono.width[source]
@@ -150,12 +150,12 @@ def _absorb_sparse(net, zono, lines, t, i, row, source):
         radius += abs(w) * zono.total[j]
         if zono.own[j] >= 0:
             row[zono.own[j]] += w * zono.size[j]
-        _add1(head, w, zono.matrix[j, :wide])
+        add1(head, w, zono.matrix[j, :wide])
     return center, radius
 
 
 @njit(nogil=True, cache=True)
-def enter_layer(net, zono, lines, layer, columns):
+def enter_layer(net: Packed, zono: Zonotope, lines: Lines, layer: int, columns: int) -> None:
     """Values z of a layer over ``columns`` generators, and `lines.lower`, `lines.upper` of the unstable ones tightened."""
     begin = net.start[layer]
     living = 0
@@ -191,7 +191,7 @@ def enter_layer(net, zono, lines, layer, columns):
 
 
 @njit(nogil=True, cache=True)
-def apply_relu(net, zono, lines, layer, columns):
+def apply_relu(net: Packed, zono: Zonotope, lines: Lines, layer: int, columns: int) -> int:
     """Turns z of a layer into v = max(z, 0), given its final bounds; returns the new number of generators."""
     begin = net.start[layer]
     wide = zono.width[layer]
