@@ -178,7 +178,12 @@ class LinearProgram:
         model.run()
         if limit:
             model.setOptionValue("simplex_iteration_limit", 2147483647)
-        return self._answer()
+        answer = self._answer()
+        if np.isnan(answer.value):  # a basis that went bad: once more from scratch
+            model.clearSolver()
+            model.run()
+            answer = self._answer()
+        return answer
 
     def _chords(self, low: np.ndarray, high: np.ndarray) -> None:
         """Moves the chords that the domain's bounds cut noticeably; a stable neuron keeps the chord of the root."""
@@ -196,7 +201,7 @@ class LinearProgram:
         """Adds the planes over the domain's box that the solution violates; returns how many. Idle ones go when there are many."""
         if relaxed.x is None or relaxed.v is None or relaxed.gap is None:
             return 0
-        if len(self.cut_place) > 4 * len(self.direct):
+        if len(self.cut_place) > 2 * len(self.direct):
             self._drop_idle()
         m, n = self.rows.matrix, self.rows.inputs
         places = self.direct[relaxed.gap[self.unstable[self.direct]] > 1e-6]

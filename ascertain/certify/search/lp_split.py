@@ -1,8 +1,9 @@
 """Branch and bound over the signs of neurons with one linear program per domain: the search for networks with one hidden layer.
 
 Every domain is first contracted by interval propagation through the layers and through the atoms of the conjunction, then its
-triangle relaxation is solved and cut with single-neuron envelopes over the input box. It is closed only by a contraction to nothing or by a certified bound above zero (PROVED). With all
-signs fixed the relaxation is exact, so the search ends. Branching: reliability branching (Achterberg, Koch and Martin 2005).
+triangle relaxation is solved and cut with single-neuron envelopes over the input box. It is closed only by a contraction to
+nothing or by a certified bound above zero (PROVED). With all signs fixed the relaxation is exact, so the search ends. Branching:
+reliability branching (Achterberg, Koch and Martin 2005).
 """
 
 from __future__ import annotations
@@ -197,7 +198,11 @@ class _Search:
             if relaxed.x is not None and self._witness(domain, relaxed.x):
                 return True
             relaxed = self._cut(domain, relaxed)
-            if self._closed_by(domain, relaxed.dual, relaxed.value):
+            closed = self._closed_by(domain, relaxed.dual, relaxed.value)
+            if not closed and relaxed.value > 0:  # stopped at the cutoff with multipliers that do not prove it
+                relaxed = self._afresh(domain)
+                closed = self._closed_by(domain, relaxed.dual, relaxed.value)
+            if closed:
                 self._learn(domain, np.inf)
                 return False
             if relaxed.dual is None or not self._tighten(domain, relaxed.dual):
@@ -206,9 +211,14 @@ class _Search:
         domain.value = max(domain.value, relaxed.value) if np.isfinite(relaxed.value) else domain.value
         return self._branch(domain, relaxed)
 
+    def _afresh(self, domain: _Domain) -> Relaxed:
+        """The relaxation to its optimum, from no basis."""
+        self.program.model.clearSolver()
+        return self.program.solve(domain.lower, domain.upper, cutoff=np.inf)
+
     def _cut(self, domain: _Domain, relaxed: Relaxed) -> Relaxed:
         """Rounds of cuts while they raise the bound."""
-        for _ in range(20 if domain.depth == 0 else 3):
+        for _ in range(20 if domain.depth == 0 else 6):
             before = relaxed.value
             if not before < 0 or not self.program.cut(domain.lower, domain.upper, relaxed):
                 break
@@ -360,8 +370,7 @@ class _Search:
 
     def _settle(self, domain: _Domain) -> bool:
         """A domain with all signs fixed, where the relaxation is exact: solve it once more, afresh, else leave it open."""
-        self.program.model.clearSolver()
-        relaxed = self.program.solve(domain.lower, domain.upper, cutoff=np.inf)
+        relaxed = self._afresh(domain)
         if self._closed_by(domain, relaxed.dual, relaxed.value):
             return False
         if relaxed.x is not None and self._witness(domain, relaxed.x):

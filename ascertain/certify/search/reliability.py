@@ -19,7 +19,7 @@ class Reliability:
     that propagation fixed. A neuron's score is the product of both sides' expected gains.
     """
 
-    def __init__(self, neurons: int, trusted: int = 4, looks: int = 6) -> None:
+    def __init__(self, neurons: int, trusted: int = 1, looks: int = 8) -> None:
         self.gain = np.zeros((2, neurons))
         self.fixed = np.zeros((2, neurons))
         self.count = np.zeros((2, neurons))
