@@ -151,16 +151,19 @@ def _compose(
     columns = operator.linear(*(z if p is None else p.columns for p, z in zip(parts, zeros, strict=True)))
     present = [p for p in parts if p is not None]
     unit = len(present) == 1 and present[0].unit
-    error = None
-    if any(p.error is not None for p in present):
-        carried = (z if p is None or p.error is None else p.error for p, z in zip(parts, zeros, strict=True))
-        error = magnitude.linear(*carried) * (1.0 + 1e-9)
-    if rounded:
-        # One nonzero product in every sum leaves only the rounding of the coefficient itself.
-        sizes = magnitude.linear(*(z if p is None else abs(p.columns) for p, z in zip(parts, zeros, strict=True)))
-        fresh = gamma(min(rounded, FEW) if unit else rounded) * sizes
-        error = fresh if error is None else error + fresh
+    if not rounded and all(p.error is None for p in present):
+        return _Term(columns, None, unit and _moves(columns))
+    # One nonzero product in every sum leaves only the rounding of the coefficient itself.
+    charge = gamma(min(rounded, FEW) if unit else rounded) if rounded else 0.0
+    doubts = (z if p is None else _doubt(p, charge) for p, z in zip(parts, zeros, strict=True))
+    error = magnitude.linear(*doubts) * (1.0 + 1e-9)
     return _Term(columns, error, unit and _moves(columns))
+
+
+def _doubt(term: _Term, charge: float) -> np.ndarray:
+    """What one rounded operator adds to the error of a term, before its own coefficients multiply it."""
+    fresh = charge * abs(term.columns)
+    return fresh if term.error is None else fresh + term.error * (1.0 + charge)
 
 
 def _moves(columns: np.ndarray) -> bool:

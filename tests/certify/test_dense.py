@@ -10,7 +10,7 @@ from ascertain.certify.dense import DenseForm, dense_form, gamma
 from ascertain.errors import DataError, UnsupportedError
 from ascertain.graph.graph import Builder, Graph, Node
 from ascertain.operators.affine import Dense, Shift, Sum
-from ascertain.operators.base import Ref, Univariate
+from ascertain.operators.base import Affine, Ref, Univariate
 from ascertain.operators.piecewise import Relu
 
 
@@ -88,6 +88,23 @@ def test_movement_is_exact() -> None:
     assert form is not None
     assert form.layers[0].errors == (None,) and not form.layers[0].bias_error.any()
     np.testing.assert_array_equal(form.layers[0].blocks[0], np.eye(4))
+
+
+class Doubtful(Dense):
+    """Stored coefficients that came out of a cancellation: their rounding is that of a larger magnitude."""
+
+    def magnitude(self) -> Affine:
+        return Dense(100 * abs(self.weight), None)
+
+
+def test_the_first_map_is_charged_by_its_magnitude() -> None:
+    build = Builder()
+    x = build.input((3,))
+    weight = np.random.default_rng(0).normal(size=(2, 3))
+    form = dense_form(build.graph(x, build(Doubtful(weight), x)))
+    assert form is not None
+    (error,) = form.layers[0].errors
+    assert error is not None and (error >= 7 * 2.0**-53 * 100 * abs(weight)).all()
 
 
 def test_too_large_a_network_has_no_dense_form() -> None:
