@@ -14,7 +14,7 @@ from ascertain.certify.optimize import Multipliers, optimize
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Region
 
-__all__ = ["Bounded", "bound_nodes", "refiner"]
+__all__ = ["Bounded", "bound_nodes", "refiner", "start_rows"]
 
 MOST_GENERATORS = 5_000_000
 """Entries of all generator matrices above which back-substitution is the cheaper way."""
@@ -42,12 +42,14 @@ def bound_nodes(
     rows_at_once: int = 2048,
     refine: Refine | None = None,
     known: Boxes | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Bounded:
     """Bounds of every nonlinear node's input.
 
     ``back``: back-substitute the neurons that forward bounds leave curved. ``zonotope``: use zonotopes beside intervals (None: when the
     free inputs are fewer than the widest layer). ``refine(node, index, lines, charge)`` may replace the back-substitution of the neurons
-    ``index`` by something tighter. ``known``: bounds of nodes that hold already. Evidence: PROVED in float64.
+    ``index`` by something tighter. ``known``: bounds of nodes that hold already.
+    ``check`` is called often and may raise to end the work. Evidence: PROVED in float64.
     """
     out = Bounded()
     if zonotope is None:
@@ -66,7 +68,9 @@ def bound_nodes(
         if s.nonlinear is not None:
             z = s.inputs[0]
             if z not in out.boxes:
-                out.boxes[z] = _input_box(plan, region, out, z, back and not (z in linear_so_far and region.ball is None), rows_at_once, refine)
+                out.boxes[z] = _input_box(
+                    plan, region, out, z, back and not (z in linear_so_far and region.ball is None), rows_at_once, refine, check
+                )
                 out.every[z] = out.boxes[z]
             out.lines[s.index] = relax(s, *out.boxes[z], plan.rounding.unit)
         elif all(i in linear_so_far for i in s.inputs):
@@ -95,7 +99,14 @@ def _meet(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, T
 
 
 def _input_box(
-    plan: Plan, region: Region, out: Bounded, z: int, back: bool, rows_at_once: int, refine: Refine | None
+    plan: Plan,
+    region: Region,
+    out: Bounded,
+    z: int,
+    back: bool,
+    rows_at_once: int,
+    refine: Refine | None,
+    check: Callable[[], None],
 ) -> tuple[Tensor, Tensor]:
     """Bounds of the input of a nonlinear node: forward bounds, then rows for the neurons that are still curved."""
     lower, upper = (t.expand(len(region), -1) for t in out.every[z])
@@ -113,6 +124,7 @@ def _input_box(
     charge = charges(plan, region, out.boxes, z, out.charge)
     chunk = max(1, rows_at_once // max(1, len(region)))
     for part in index.split(chunk):
+        check()
         if refine is not None:
             low, high = refine(z, part, out.lines, charge)
         else:
@@ -122,7 +134,7 @@ def _input_box(
     return lower, torch.maximum(lower, upper)
 
 
-def _start(step: Step, index: Tensor, plan: Plan) -> tuple[int, Tensor, Tensor | None]:
+def start_rows(step: Step, index: Tensor, plan: Plan) -> tuple[int, Tensor, Tensor | None]:
     """Rows +e_i and -e_i (1, 2k, size) for the neurons ``index`` of a node, moved through its affine map where that is free.
 
     Returns the node that the rows act on, the rows, and what an affine map that was passed adds to them, (2, k), or None.
@@ -141,7 +153,7 @@ def _start(step: Step, index: Tensor, plan: Plan) -> tuple[int, Tensor, Tensor |
 
 def _rows(plan: Plan, region: Region, lines: dict[int, Lines], step: Step, index: Tensor, charge: Charges) -> tuple[Tensor, Tensor]:
     """Back-substituted bounds of the neurons ``index`` of a node, each ``(B, len(index))``."""
-    start, rows, passed = _start(step, index, plan)
+    start, rows, passed = start_rows(step, index, plan)
     swept = backward(plan, region, lines, start, rows, charge=charge)
     low, high = swept.lower.split(len(index), dim=1)
     if passed is not None:
@@ -150,15 +162,15 @@ def _rows(plan: Plan, region: Region, lines: dict[int, Lines], step: Step, index
     return low, -high
 
 
-def refiner(plan: Plan, fast: Plan, region: Region, steps: int, rate: float = 0.2) -> Refine:
+def refiner(plan: Plan, fast: Plan, region: Region, steps: int, check: Callable[[], None] = lambda: None) -> Refine:
     """Back-substitution with slopes optimised for each neuron: in the fast plan's precision, then proved in this plan's."""
     region_fast = region.to(fast.dtype)
 
     def refine(z: int, index: Tensor, lines: dict[int, Lines], charge: Charges) -> tuple[Tensor, Tensor]:
-        start, rows, _ = _start(fast.steps[z], index, fast)
+        start, rows, _ = start_rows(fast.steps[z], index, fast)
         single = {k: line.to(fast.dtype) for k, line in lines.items()}
         first = Multipliers.start(fast, single, start, len(region), rows.shape[1])
-        _, best = optimize(fast, region_fast, single, start, rows, first, steps=steps, rate=rate)
+        _, best = optimize(fast, region_fast, single, start, rows, first, steps=steps, rate=0.2, check=check)
         return _rows(plan, region, best.to(plan.dtype).applied(lines), plan.steps[z], index, charge)
 
     return refine

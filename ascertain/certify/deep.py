@@ -73,12 +73,12 @@ class DeepEngine:
         """Proved bounds of all neurons over the region."""
         widest = max(s.size for s in self.exact.steps)
         rows = max(16, min(4096, int(self.job.memory / (64.0 * widest))))
-        return bound_nodes(self.exact, region, rows_at_once=rows)
+        return bound_nodes(self.exact, region, rows_at_once=rows, check=self.job.check)
 
-    def solve(self, index: int, case: Case, deadline: float) -> Decision:
+    def solve(self, index: int, case: Case) -> Decision:
         """Decides one case."""
         self.job.tell("attack", 0.0, 1, 0, float("nan"))
-        if self.attack(index, case, restarts=4, steps=30, deadline=min(deadline, time.monotonic() + 5.0)):
+        if self.attack(index, case, restarts=2, steps=20, deadline=min(self.job.deadline, time.monotonic() + 2.0)):
             return Decision("violated", "", "attack", 0, float("nan"))
         region = region_of(case.set, torch.float64, self.exact.device)
         bounded = self.root(region)
@@ -92,34 +92,42 @@ class DeepEngine:
             return Decision("holds", "", "bounds", len(rows), float(margin.amax(1).amin()))
         if self._confirm(index, region.minimiser(swept.rows)[0], case):
             return Decision("violated", "", "bounds", len(rows), float("nan"))
-        return self._search(index, case, region, bounded, rows[open_], limits[open_], deadline)
+        left = Case(case.set, tuple(a for a, keep in zip(case.unsafe, open_.tolist(), strict=True) if keep))
+        if self.attack(index, left, restarts=16, steps=60, deadline=min(self.job.deadline, time.monotonic() + 4.0)):
+            return Decision("violated", "", "attack", len(rows), float("nan"))
+        return self._search(index, left, region, bounded)
 
-    def _search(
-        self, index: int, case: Case, region: Region, bounded: Bounded, rows: Tensor, limits: Tensor, deadline: float
-    ) -> Decision:
+    def _search(self, index: int, case: Case, region: Region, bounded: Bounded) -> Decision:
         """Branch and bound on the network reduced to its undecided neurons, or on all of it where that is too large."""
+        rows, limits = stack_atoms(case.unsafe, torch.float64, self.exact.device)
         count = rows.shape[0] * rows.shape[1]
-        reduced = reduce_plan(
-            self.exact, region, bounded, rows.reshape(count, -1), limits.reshape(count), limit=int(self.job.memory / 32), rows_at_once=512
-        )
-        common = dict(deadline=deadline, stop=self.job.stop, progress=self.job.tell)
+        flat = rows.reshape(count, -1), limits.reshape(count)
+        reduced = reduce_plan(self.exact, region, bounded, *flat, limit=int(self.job.memory / 32), check=self.job.check)
         if reduced is None:
             confirm = lambda points: self._confirm(index, points, case)  # noqa: E731
-            return NeuronSearch(self.exact, self.fast, region, bounded, rows, limits, confirm, **common).run()
+            return self._neurons(NeuronSearch(self.exact, self.fast, region, bounded, rows, limits, confirm, self.job.deadline))
         form = reduced.dense()
-        if form is not None and len(reduced.free) <= FEW_INPUTS:
-            sets = Box(reduced.region.lower[0].cpu().numpy(), reduced.region.upper[0].cpu().numpy())
-            groups = np.arange(count).reshape(rows.shape[:2])
-            atoms = tuple(Atoms(np.eye(count)[g], np.zeros(len(g))) for g in groups)
-            single = lambda x: self._confirm(index, reduced.inputs(torch.as_tensor(x[None])))  # noqa: E731
-            return self.job.by_inputs(form, Case(sets, atoms), single)
-        better = refiner(reduced.plan, reduced.fast, reduced.region, 12)
-        tight = bound_nodes(reduced.plan, reduced.region, refine=better, known=reduced.boxes)
-        eye = torch.eye(count, dtype=torch.float64, device=rows.device).reshape(rows.shape[0], rows.shape[1], count)
+        groups = np.arange(count).reshape(rows.shape[:2])
+        margins = tuple(Atoms(np.eye(count)[g], np.zeros(len(g))) for g in groups)
+        box = Box(reduced.region.lower[0].cpu().numpy(), reduced.region.upper[0].cpu().numpy()) if len(reduced.free) else None
+        single = lambda x: self._confirm(index, reduced.inputs(torch.as_tensor(x[None])))  # noqa: E731
+        if form is not None and box is not None and len(reduced.free) <= FEW_INPUTS:
+            return self.job.by_inputs(form, Case(box, margins), single)
+        better = refiner(reduced.plan, reduced.fast, reduced.region, 12, self.job.check)
+        tight = bound_nodes(reduced.plan, reduced.region, refine=better, known=reduced.boxes, check=self.job.check)
+        eye = torch.eye(count, dtype=torch.float64, device=rows.device).reshape(*groups.shape, count)
         confirm = lambda points: self._confirm(index, reduced.inputs(points), case)  # noqa: E731
-        return NeuronSearch(
-            reduced.plan, reduced.fast, reduced.region, tight, eye, torch.zeros_like(limits), confirm, **common
-        ).run()
+        zero = torch.zeros_like(limits)
+        found = self._neurons(
+            NeuronSearch(reduced.plan, reduced.fast, reduced.region, tight, eye, zero, confirm, self.job.deadline)
+        )
+        if found.reason.startswith("exhausted") and form is not None and box is not None:
+            return self.job.by_programs(form, Case(box, margins), single)
+        return found
+
+    def _neurons(self, search: NeuronSearch) -> Decision:
+        search.stop, search.progress = self.job.stop, self.job.tell
+        return search.run()
 
     def _confirm(self, index: int, points: Tensor, case: Case | None = None) -> bool:
         """Replays points; with a case, only those that the compiled plan already finds unsafe."""
@@ -139,7 +147,9 @@ def output_bounds(
     torch.set_num_threads(threads)
     plan = Plan.compile(lower(network), torch.float64, device)
     region = region_of(sets, torch.float64, plan.device)
-    bounded = bound_nodes(plan, region, back=method in ("crown", "alpha"), zonotope=None if method == "crown" else method == "zonotope")
+    bounded = bound_nodes(
+        plan, region, back=method in ("crown", "alpha"), zonotope=None if method == "crown" else method == "zonotope"
+    )
     low, high = (t[0] for t in bounded.every[plan.output])
     if method in ("crown", "alpha"):
         charge = charges(plan, region, bounded.boxes, plan.output, bounded.charge)

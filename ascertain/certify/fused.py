@@ -36,7 +36,13 @@ def _bend(a, lo, hi, level, charge, below, out, constant, error):  # type: ignor
     for r in numba.prange(batch * count):
         b, s = r // count, r % count
         constant[b, s], error[b, s] = _bend_row(
-            a[b % a.shape[0], s], lo[b % lo.shape[0], s % lo.shape[1]], hi[b % hi.shape[0]], level[b % level.shape[0]], charge, below, out[b, s]
+            a[b % a.shape[0], s],
+            lo[b % lo.shape[0], s % lo.shape[1]],
+            hi[b % hi.shape[0]],
+            level[b % level.shape[0]],
+            charge,
+            below,
+            out[b, s],
         )
 
 
@@ -72,7 +78,16 @@ def bend(
     out, constant, error = torch.empty((batch, count, size), dtype=a.dtype), *torch.empty((2, batch, count), dtype=a.dtype)
     none = np.zeros(size, dtype=out.numpy().dtype)
     weights = [none if c is None else c.numpy() for c in (charge, below)]
-    _bend(a.contiguous().numpy(), lo.contiguous().numpy(), _flat(hi), _flat(level), *weights, out.numpy(), constant.numpy(), error.numpy())
+    _bend(
+        a.contiguous().numpy(),
+        lo.contiguous().numpy(),
+        _flat(hi),
+        _flat(level),
+        *weights,
+        out.numpy(),
+        constant.numpy(),
+        error.numpy(),
+    )
     return out, constant, error
 
 

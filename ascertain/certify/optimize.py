@@ -114,15 +114,17 @@ def optimize(
     rate: float = 0.1,
     decay: float = 0.98,
     enough: Tensor | None = None,
-    visit: Callable[[Tensor], bool] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Swept, Multipliers]:
     """Raises the lower bounds of ``rows`` (b, S, size) and returns the best pass and its multipliers.
 
-    ``enough`` (B, S): stop when every member of the batch has a row at or above it. ``visit(points)`` sees the minimisers (B, S, n) of each step
-    and may ask to stop.
+    ``enough`` (B, S): stop when every member of the batch has a row at or above it. ``check`` is called
+    at every step and may raise to end the work.
     """
     adam = _Adam(rate, {}, {})
-    best = Multipliers({k: v.clone() for k, v in multipliers.alpha.items()}, {k: v.clone() for k, v in multipliers.beta.items()}, multipliers.signs)
+    best = Multipliers(
+        {k: v.clone() for k, v in multipliers.alpha.items()}, {k: v.clone() for k, v in multipliers.beta.items()}, multipliers.signs
+    )
     top: Tensor | None = None
     found: Swept | None = None
     for step in range(1, steps + 2):
@@ -136,8 +138,8 @@ def optimize(
             _keep(best, multipliers, better)
             found = replace(swept, lower=top)
         x = region.minimiser(swept.rows)
-        stop = visit(x) if visit is not None else False
-        if step > steps or stop or (enough is not None and bool((top >= enough).any(1).all())):
+        check()
+        if step > steps or (enough is not None and bool((top >= enough).any(1).all())):
             break
         values = selected_values(plan, applied, swept, start, x)
         speed = rate * decay**step

@@ -73,7 +73,9 @@ class Plan:
         unknown: list[tuple[str, str]] = []
         for i, node in enumerate(graph.nodes):
             shapes = graph.shapes(node)
-            common = dict(index=i, inputs=node.inputs, shapes=shapes, shape=node.shape, size=int(np.prod(node.shape, dtype=np.int64)))
+            common = dict(
+                index=i, inputs=node.inputs, shapes=shapes, shape=node.shape, size=int(np.prod(node.shape, dtype=np.int64))
+            )
             operator = node.operator
             if i == graph.input:
                 steps.append(Step(**common))  # type: ignore[arg-type]

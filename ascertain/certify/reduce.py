@@ -7,6 +7,7 @@ it, at a cost that depends on the number of curved neurons only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,6 @@ class Reduced:
         out[:, self.free] = points.to(out.dtype)
         return out
 
-
     def dense(self) -> DenseForm | None:
         """The reduced network as dense layers for the compiled kernels; None where a nonlinearity is not a rectifier."""
         place = {self.plan.input: 0}
@@ -76,7 +76,9 @@ class Reduced:
             if isinstance(s.affine, Joint) and s.error is not None:
                 blocks = tuple(np.asarray(w.cpu().numpy()) for w in s.affine.weights)
                 sources = tuple(place[i] for i in s.inputs)
-                layers.append(DenseLayer(sources, blocks, (None,) * len(blocks), s.affine.bias.cpu().numpy(), s.error.cpu().numpy()))
+                layers.append(
+                    DenseLayer(sources, blocks, (None,) * len(blocks), s.affine.bias.cpu().numpy(), s.error.cpu().numpy())
+                )
             elif s.nonlinear is not None:
                 if not s.nonlinear.rectifier:
                     return None
@@ -139,7 +141,7 @@ def _substitute(plan: Plan, bounded: Bounded, curved: dict[int, Tensor], charge:
 
 
 def reduce_plan(
-    plan: Plan, region: Region, bounded: Bounded, rows: Tensor, limits: Tensor, *, limit: int, rows_at_once: int = 2048
+    plan: Plan, region: Region, bounded: Bounded, rows: Tensor, limits: Tensor, *, limit: int, check: Callable[[], None] = lambda: None
 ) -> Reduced | None:
     """The network on the region (one set) with outputs ``rows . y - limits``, rows (S, n_out); None when more than ``limit`` matrix entries."""
     curved = _curved(plan, bounded)
@@ -156,7 +158,10 @@ def reduce_plan(
     boxes: Boxes = {}
 
     def joint(start: int, asked: list[Tensor], level: Tensor) -> int:
-        forms = [_substitute(plan, bounded, curved, charge, start, part) for part in asked]
+        forms = []
+        for part in asked:
+            check()
+            forms.append(_substitute(plan, bounded, curved, charge, start, part))
         inputs = torch.cat([f.inputs for f in forms])
         sources = [k for k in where if k == plan.input or any(bool((f.neurons[k] != 0).any()) for f in forms if k in f.neurons)]
         weights = [inputs[:, free] if k == plan.input else torch.cat([f.neurons[k] for f in forms]) for k in sources]
@@ -174,13 +179,15 @@ def reduce_plan(
         source = plan.steps[k].inputs[0]
         unit = torch.zeros((len(index), plan.steps[source].size), dtype=plan.dtype, device=plan.device)
         unit[torch.arange(len(index), device=plan.device), index] = 1.0
-        z = joint(source, list(unit.split(rows_at_once)), unit.new_zeros(len(index)))
+        z = joint(source, list(unit.split(512)), unit.new_zeros(len(index)))
         boxes[z] = (bounded.boxes[source][0][:, index], bounded.boxes[source][1][:, index])
         where[k] = len(steps)
         steps.append(_curve(len(steps), z, plan.steps[k], index))
     output = joint(plan.output, [rows], limits)
     ball = region.ball
-    small = Region(region.lower[:, free], region.upper[:, free], None if ball is None else Ball(ball.center[free], ball.radius, ball.p))
+    small = Region(
+        region.lower[:, free], region.upper[:, free], None if ball is None else Ball(ball.center[free], ball.radius, ball.p)
+    )
     exact = Plan(tuple(steps), 0, output, plan.dtype, plan.device, plan.rounding)
     return Reduced(exact, _single(exact), small, boxes, free, fixed)
 
@@ -211,7 +218,11 @@ def _single(plan: Plan) -> Plan:
     for s in plan.steps:
         if isinstance(s.affine, Joint):
             joint = Joint(tuple(w.to(torch.float32) for w in s.affine.weights), s.affine.bias.to(torch.float32))
-            steps.append(Step(s.index, s.inputs, s.shapes, s.shape, s.size, joint, joint.magnitude(), joint.bias, SINGLE.gamma(joint.terms())))
+            steps.append(
+                Step(
+                    s.index, s.inputs, s.shapes, s.shape, s.size, joint, joint.magnitude(), joint.bias, SINGLE.gamma(joint.terms())
+                )
+            )
         else:
             operator = None if s.nonlinear is None else s.nonlinear.convert(cast)
             steps.append(Step(s.index, s.inputs, s.shapes, s.shape, s.size, nonlinear=operator))

@@ -12,6 +12,7 @@ import numpy as np
 
 from ascertain.certify.dense import DenseForm
 from ascertain.certify.result import Decision, Progress, Status, Verdict, Witness
+from ascertain.errors import ResourceError
 from ascertain.evidence import Evidence
 from ascertain.graph.graph import Graph
 from ascertain.properties.property import Atoms, Case, Property
@@ -55,6 +56,13 @@ class Job:
             self.reported = now
             self.progress(Progress(stage, share, open_, visited, worst, now - self.started, self.timeout))
 
+    def check(self) -> None:
+        """Raises ResourceError when time is up or the caller asked to stop."""
+        if time.monotonic() > self.deadline:
+            raise ResourceError("timeout")
+        if self.stop():
+            raise ResourceError("interrupted")
+
     def run(self) -> Verdict:
         """Decides the property, case by case."""
         found = [self._case(i, case) for i, case in self._undecided()]
@@ -92,10 +100,13 @@ class Job:
 
     def _case(self, index: int, case: Case) -> Decision:
         """One case: the compiled kernels for small networks with few inputs or one hidden layer, the batched engine for all others."""
-        if time.monotonic() > self.deadline:
-            return Decision("unknown", "timeout", "", 0, float("nan"))
-        if self.stop():
-            return Decision("unknown", "interrupted", "", 0, float("nan"))
+        try:
+            self.check()
+            return self._solve(index, case)
+        except ResourceError as error:
+            return Decision("unknown", str(error), "", 0, float("nan"))
+
+    def _solve(self, index: int, case: Case) -> Decision:
         joined, unsafe = any(a.input_matrix is not None for a in case.unsafe), case.unsafe
         network = self._with_inputs if joined else self._lowered
         if joined or any(len(a.bound) == 0 for a in unsafe):
@@ -107,7 +118,7 @@ class Job:
             return self.by_programs(form, flat, lambda x: self.confirm(index, x[None]))
         if form is not None and int((box.upper > box.lower).sum()) <= FEW_INPUTS:
             return self.by_inputs(form, flat, lambda x: self.confirm(index, x[None]))
-        return self._engine(network).solve(index, flat, self.deadline)
+        return self._engine(network).solve(index, flat)
 
     def by_programs(self, form: DenseForm, case: Case, confirm: Callable[[np.ndarray], bool]) -> Decision:
         """Splits neurons with a linear program at every node."""
@@ -208,6 +219,8 @@ def _plain(atoms: Atoms, network: Graph) -> Atoms:
     if len(atoms.bound) == 0:
         return Atoms(np.zeros((1, network.output_size)), np.zeros(1))
     if matrix.shape[1] < network.output_size:
-        extra = atoms.input_matrix if atoms.input_matrix is not None else np.zeros((len(matrix), network.output_size - matrix.shape[1]))
+        extra = (
+            atoms.input_matrix if atoms.input_matrix is not None else np.zeros((len(matrix), network.output_size - matrix.shape[1]))
+        )
         matrix = np.hstack([matrix, extra])
     return Atoms(matrix, atoms.bound)

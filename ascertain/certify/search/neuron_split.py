@@ -9,13 +9,13 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ascertain.certify.bounds import Bounded
+from ascertain.certify.bounds import Bounded, start_rows
 from ascertain.certify.linear import Lines, backward, charges, relax
 from ascertain.certify.optimize import Multipliers, optimize
 from ascertain.certify.plan import Plan
@@ -38,31 +38,51 @@ class Leaf:
     lower: float
 
 
-@dataclass(frozen=True, eq=False)
-class _Domain:
-    lower: float
-    conjunction: int
-    signs: Tensor
-    alpha: Tensor
-    beta: Tensor
-    share: float
-
-
 @dataclass(eq=False)
 class _Batch:
-    """Domains stacked: conjunction (B,), signs (B, N), alpha (B, S, N), beta (B, N), share (B,)."""
+    """Domains: conjunction (B,), signs (B, N), alpha (B, S, N), beta (B, N), share (B,), neuron bounds low and high (B, N), age (B,).
+
+    ``age`` counts the splits since the neuron bounds were computed.
+    """
 
     conjunction: Tensor
     signs: Tensor
     alpha: Tensor
     beta: Tensor
     share: Tensor
+    low: Tensor
+    high: Tensor
+    age: Tensor
 
     def __len__(self) -> int:
         return len(self.signs)
 
+    def columns(self) -> tuple[Tensor, ...]:
+        """All arrays."""
+        return (self.conjunction, self.signs, self.alpha, self.beta, self.share, self.low, self.high, self.age)
+
     def select(self, index: Tensor) -> _Batch:
-        return _Batch(self.conjunction[index], self.signs[index], self.alpha[index], self.beta[index], self.share[index])
+        """Some of the domains."""
+        return _Batch(*(c[index] for c in self.columns()))
+
+    def cut(self) -> tuple[Tensor, Tensor]:
+        """The neuron bounds with the splits."""
+        return torch.where(self.signs > 0, self.low.clamp(min=0), self.low), torch.where(
+            self.signs < 0, self.high.clamp(max=0), self.high
+        )
+
+    def crossing(self) -> Tensor:
+        """Where a neuron's sign is still open, (B, N)."""
+        return (self.low < 0) & (self.high > 0) & (self.signs == 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Domain:
+    """One member of a batch, and its proved margin."""
+
+    lower: float
+    batch: _Batch
+    index: int
 
 
 @dataclass(eq=False)
@@ -86,6 +106,8 @@ class NeuronSearch:
     batch: int = 64
     steps: int = 12
     candidates: int = 4
+    refresh: int = 8
+    """Neuron bounds of a domain are computed anew after this many splits."""
 
     def __post_init__(self) -> None:
         self.visited = 0
@@ -98,6 +120,8 @@ class NeuronSearch:
         self.charge = charges(self.exact, self.region, self.bounded.boxes, self.exact.output, self.bounded.charge)
         self.low = torch.cat([self.bounded.boxes[self._input(k)][0] for k in self.nodes], 1) if self.nodes else torch.zeros((1, 0))
         self.high = torch.cat([self.bounded.boxes[self._input(k)][1] for k in self.nodes], 1) if self.nodes else torch.zeros((1, 0))
+        self.late = [k for k in self.nodes if any(j in self.exact.ancestors[self._input(k)] for j in self.nodes)]
+        self.stuck = 0
         self.fixed = {k: line for k, line in self.bounded.lines.items() if k not in self.nodes}
         self.region_fast = self.region.to(self.fast.dtype)
 
@@ -115,8 +139,7 @@ class NeuronSearch:
 
     def _lines(self, batch: _Batch, plan: Plan) -> dict[int, Lines]:
         """Lines of every nonlinear node on the bounds of each domain: the root's, cut by the signs."""
-        lower = torch.where(batch.signs > 0, self.low.clamp(min=0), self.low)
-        upper = torch.where(batch.signs < 0, self.high.clamp(max=0), self.high)
+        lower, upper = batch.cut()
         lows, highs = self._per_node(lower), self._per_node(upper)
         out = {k: line.to(plan.dtype) for k, line in self.fixed.items()}
         for k in self.nodes:
@@ -125,8 +148,8 @@ class NeuronSearch:
 
     def _multipliers(self, batch: _Batch, dtype: torch.dtype) -> Multipliers:
         signs = batch.signs.to(dtype).unsqueeze(1)
-        crossing = ((self.low < 0) & (self.high > 0) & (batch.signs == 0)).unsqueeze(1)
-        on = ((self.low >= 0) | (batch.signs > 0)).to(dtype).unsqueeze(1)
+        crossing = batch.crossing().unsqueeze(1)
+        on = ((batch.low >= 0) | (batch.signs > 0)).to(dtype).unsqueeze(1)
         alpha = torch.where(crossing, batch.alpha.to(dtype), on)
         beta = batch.beta.to(dtype).unsqueeze(1).expand(-1, self.count, -1)
         return Multipliers(
@@ -140,7 +163,13 @@ class NeuronSearch:
         lines = self._lines(batch, self.exact)
         m = self._multipliers(batch, torch.float64)
         swept = backward(
-            self.exact, self.region, m.applied(lines), self.exact.output, self.rows[batch.conjunction], charge=self.charge, shift=m.shift()
+            self.exact,
+            self.region,
+            m.applied(lines),
+            self.exact.output,
+            self.rows[batch.conjunction],
+            charge=self.charge,
+            shift=m.shift(),
         )
         return (swept.lower - self.limits[batch.conjunction]).amax(1)
 
@@ -164,43 +193,45 @@ class NeuronSearch:
         alpha = torch.cat([best.alpha[k] for k in self.nodes], -1) if self.nodes else batch.alpha
         beta = torch.cat([best.beta[k] for k in self.nodes], -1).amax(1) if self.nodes else batch.beta
         points = self.region_fast.minimiser(swept.rows).reshape(-1, swept.rows.shape[-1])
-        return _Batch(batch.conjunction, batch.signs, alpha.to(torch.float16), beta, batch.share), points
+        return replace(batch, alpha=alpha.to(torch.float16), beta=beta), points
 
     # -- the search ---------------------------------------------------------------------------------------------------------
 
     def run(self, root_steps: int = 40) -> Decision:
         """Searches until decided, out of time, stopped, or out of neurons to split."""
-        total = int(self.low.shape[1])
-        conjunction = torch.arange(len(self.rows), device=self.exact.device)
+        count, device = len(self.rows), self.exact.device
         on = (self.high > -self.low).to(torch.float16)
         root = _Batch(
-            conjunction,
-            torch.zeros((len(conjunction), total), dtype=torch.int8, device=self.exact.device),
-            on.unsqueeze(1).expand(len(conjunction), self.count, -1).clone(),
-            torch.zeros((len(conjunction), total), device=self.exact.device),
-            torch.full((len(conjunction),), 1.0 / len(conjunction), dtype=torch.float64, device=self.exact.device),
+            torch.arange(count, device=device),
+            torch.zeros((count, self.low.shape[1]), dtype=torch.int8, device=device),
+            on.unsqueeze(1).expand(count, self.count, -1).clone(),
+            torch.zeros((count, self.low.shape[1]), device=device),
+            torch.full((count,), 1.0 / count, dtype=torch.float64, device=device),
+            self.low.expand(count, -1),
+            self.high.expand(count, -1),
+            torch.zeros(count, dtype=torch.int32, device=device),
         )
         self._settle(root, self._proved(root))
-        open_ = self._drain()
-        if open_ is not None:
-            better, points = self._optimized(open_, root_steps, 0.1)
-            if self.confirm(points):
-                return self._outcome("violated", "")
-            self._settle(better, self._proved(better))
+        if self.heap and self._improve(self._take(len(self.heap)), root_steps, 0.1):
+            return self._outcome("violated", "")
         while self.heap:
             if time.monotonic() > self.deadline:
                 return self._outcome("unknown", "timeout")
             if self.stop():
                 return self._outcome("unknown", "interrupted")
-            children = self._branch(self._take())
-            if children is None:
-                return self._outcome("unknown", "every neuron is split and the linear bound is still open")
-            better, points = self._optimized(children, self.steps, 0.05)
-            if self.confirm(points):
+            children = self._branch(self._renewed(self._take(self.batch)))
+            if len(children) and self._improve(children, self.steps, 0.05):
                 return self._outcome("violated", "")
-            self._settle(better, self._proved(better))
             self.progress("neuron split", self.closed, len(self.heap), self.visited, self.heap[0][2].lower if self.heap else 0.0)
-        return self._outcome("holds", "")
+        return self._outcome("unknown", "exhausted: every neuron is split") if self.stuck else self._outcome("holds", "")
+
+    def _improve(self, batch: _Batch, steps: int, rate: float) -> bool:
+        """Optimises a batch, settles it, and says whether one of its points is a witness."""
+        better, points = self._optimized(batch, steps, rate)
+        if self.confirm(points):
+            return True
+        self._settle(better, self._proved(better))
+        return False
 
     def _outcome(self, status: str, reason: str) -> Decision:
         worst = min((d.lower for _, _, d in self.heap), default=0.0)
@@ -217,44 +248,85 @@ class NeuronSearch:
                     self.leaves(Leaf(int(batch.conjunction[i]), batch.signs[i].cpu().numpy(), 0, alpha, beta, margin))
                 continue
             self.tie += 1
-            one = batch.select(torch.tensor([i], device=self.exact.device))
-            domain = _Domain(margin, int(one.conjunction), one.signs, one.alpha, one.beta, float(one.share))
-            heapq.heappush(self.heap, (-margin, self.tie, domain))
+            heapq.heappush(self.heap, (-margin, self.tie, _Domain(margin, batch, i)))
 
-    def _drain(self) -> _Batch | None:
-        """All open domains as one batch."""
-        return self._stack([heapq.heappop(self.heap)[2] for _ in range(len(self.heap))]) if self.heap else None
+    def _take(self, count: int) -> _Batch:
+        """The most promising open domains as one batch."""
+        domains = [heapq.heappop(self.heap)[2] for _ in range(min(count, len(self.heap)))]
+        columns = zip(*(d.batch.columns() for d in domains), strict=True)
+        return _Batch(*(torch.stack([c[d.index] for c, d in zip(column, domains, strict=True)]) for column in columns))
 
-    def _take(self) -> _Batch:
-        return self._stack([heapq.heappop(self.heap)[2] for _ in range(min(self.batch, len(self.heap)))])
+    def _renewed(self, batch: _Batch) -> _Batch:
+        """The batch with fresh neuron bounds where they have aged, less the domains that turn out empty."""
+        old = torch.nonzero(batch.age >= self.refresh).squeeze(1)
+        if len(old) == 0 or not self.late:
+            return batch
+        low, high, age = batch.low.clone(), batch.high.clone(), batch.age.clone()
+        for part in old.split(8):
+            low[part], high[part] = self._rebound(batch.select(part))
+            age[part] = 0
+        fresh = replace(batch, low=low, high=high, age=age)
+        empty = (low > high).any(1)
+        self.closed += float(batch.share[empty].sum())
+        return fresh.select(torch.nonzero(~empty).squeeze(1)) if bool(empty.any()) else fresh
 
-    def _stack(self, domains: list[_Domain]) -> _Batch:
-        device = self.exact.device
-        return _Batch(
-            torch.tensor([d.conjunction for d in domains], device=device),
-            torch.cat([d.signs for d in domains]),
-            torch.cat([d.alpha for d in domains]),
-            torch.cat([d.beta for d in domains]),
-            torch.tensor([d.share for d in domains], dtype=torch.float64, device=device),
-        )
+    def _rebound(self, batch: _Batch) -> tuple[Tensor, Tensor]:
+        """Proved bounds of the undecided neurons of each domain, given its splits: each row's slopes and multipliers optimised."""
+        low, high = (dict(self._per_node(t.clone())) for t in (batch.low, batch.high))
+        signs = self._per_node(batch.signs.unsqueeze(1))
+        for k in self.late:
+            now = replace(batch, low=torch.cat([low[n] for n in self.nodes], 1), high=torch.cat([high[n] for n in self.nodes], 1))
+            index = torch.nonzero(self._per_node(now.crossing())[k].any(0)).squeeze(1)
+            if len(index) == 0:
+                continue
+            z = self._input(k)
+            start, rows, _ = start_rows(self.fast.steps[z], index, self.fast)
+            below = [n for n in self.nodes if n in self.exact.ancestors[start]]
+            fast = self._lines(now, self.fast)
+            count = rows.shape[1]
+            m = Multipliers(
+                {n: fast[n].lower_slope.expand(-1, count, -1).clone() for n in below},
+                {n: torch.zeros((len(now), count, self.exact.steps[n].size), device=rows.device) for n in below},
+                {n: signs[n].to(rows.dtype) for n in below},
+            )
+            _, best = optimize(self.fast, self.region_fast, fast, start, rows, m, steps=6, rate=0.2)
+            lines, exact = self._lines(now, self.exact), best.to(torch.float64)
+            base, rows, passed = start_rows(self.exact.steps[z], index, self.exact)
+            swept = backward(self.exact, self.region, exact.applied(lines), base, rows, charge=self.charge, shift=exact.shift())
+            down, up = swept.lower.split(len(index), dim=1)
+            if passed is not None:
+                room = self.charge.weights[z][index]
+                down, up = down + passed[0] - room, up + passed[1] - room
+            low[k][:, index] = torch.maximum(low[k][:, index], down)
+            high[k][:, index] = torch.minimum(high[k][:, index], -up)
+        return torch.cat([low[n] for n in self.nodes], 1), torch.cat([high[n] for n in self.nodes], 1)
 
     # -- branching ------------------------------------------------------------------------------------------------------------
 
-    def _branch(self, batch: _Batch) -> _Batch | None:
+    def _branch(self, batch: _Batch) -> _Batch:
         """Splits each domain on the neuron whose two children have the best worse bound, among a few with high scores."""
+        some = batch.crossing().any(1)
+        self.stuck += int((~some).sum())
+        batch = batch.select(torch.nonzero(some).squeeze(1)) if not bool(some.all()) else batch
+        if len(batch) == 0:
+            return batch
         lines = self._lines(batch, self.fast)
         m = self._multipliers(batch, self.fast.dtype)
         swept = backward(
-            self.fast, self.region_fast, m.applied(lines), self.fast.output, self.rows[batch.conjunction].to(self.fast.dtype), shift=m.shift(), keep=True
+            self.fast,
+            self.region_fast,
+            m.applied(lines),
+            self.fast.output,
+            self.rows[batch.conjunction].to(self.fast.dtype),
+            shift=m.shift(),
+            keep=True,
         )
         row = (swept.lower - self.limits[batch.conjunction]).argmax(1)
         pick = torch.arange(len(batch), device=row.device)
         coefficient = torch.cat([swept.kept[k].expand(len(batch), -1, -1)[pick, row] for k in self.nodes], -1)
         alpha = torch.cat([m.alpha[k][pick, row] for k in self.nodes], -1)
-        low, high = self.low.to(self.fast.dtype), self.high.to(self.fast.dtype)
-        crossing = (low < 0) & (high > 0) & (batch.signs == 0)
-        if not bool(crossing.any(1).all()):
-            return None
+        low, high = batch.low.to(self.fast.dtype), batch.high.to(self.fast.dtype)
+        crossing = batch.crossing()
         height = torch.where(crossing, -low * high / (high - low).clamp_min(1e-30), 0.0)
         above = (-coefficient).clamp(min=0) * height
         below = coefficient.clamp(min=0) * torch.maximum((1 - alpha) * high, -alpha * low) * 0.5
@@ -275,8 +347,7 @@ class NeuronSearch:
         out = batch.select(index)
         sign = torch.tensor([-1, 1], dtype=torch.int8, device=neuron.device).repeat(len(batch))
         out.signs[torch.arange(len(out), device=neuron.device), neuron.repeat_interleave(2)] = sign
-        out.share = out.share / 2
-        return out
+        return replace(out, share=out.share / 2, age=out.age + 1)
 
     def _try(self, batch: _Batch, best: Tensor, valid: Tensor) -> Tensor:
         """One backward pass for both children of each candidate; returns the position of the best candidate (B,)."""
@@ -286,7 +357,12 @@ class NeuronSearch:
         lines = self._lines(children, self.fast)
         m = self._multipliers(children, self.fast.dtype)
         swept = backward(
-            self.fast, self.region_fast, m.applied(lines), self.fast.output, self.rows[children.conjunction].to(self.fast.dtype), shift=m.shift()
+            self.fast,
+            self.region_fast,
+            m.applied(lines),
+            self.fast.output,
+            self.rows[children.conjunction].to(self.fast.dtype),
+            shift=m.shift(),
         )
         margin = (swept.lower - self.limits[children.conjunction]).amax(1).reshape(len(batch), width, 2).clamp(max=0)
         gain = torch.where(valid, margin.amin(2) + 0.2 * margin.amax(2), -torch.inf)
