@@ -116,6 +116,63 @@ def test_cancellation_is_charged() -> None:
     assert wrong > 0  # the trap is real
 
 
+def test_cancellation_inside_a_product_is_charged() -> None:
+    """Coefficients that cancel leave rounding noise as the coefficient of x, so only the charge of the product itself can help."""
+    above = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        w, a, ratio = rng.uniform(1, 2, 3), rng.uniform(1, 2), rng.uniform(1, 2)
+        first = DenseLayer((0,), (np.stack([w, w / ratio]),), (None,), np.zeros(2), np.zeros(2))
+        last = DenseLayer((1,), (np.array([[a, -a * ratio]]),), (None,), np.zeros(1), np.zeros(1))
+        form = DenseForm(3, (first, last), ((1, 2),))
+        x = rng.uniform(1, 2, 3)
+        atoms = Atoms(np.ones((1, 1)), np.zeros(1))
+        exact = exact_values(form, x)[-1][0]
+        found = bound(pack(form, (atoms,), x, x), x, x, Settings(1, False))
+        assert Fraction(float(found.worst[0])) <= exact
+        coefficients = [
+            Fraction(float(v)) * Fraction(float(t)) for v, t in zip((last.blocks[0] @ first.blocks[0])[0], x, strict=True)
+        ]
+        above += sum(coefficients) > exact
+    assert above > 5  # composed in floats without a charge, the value would be called larger than it is
+
+
+def test_the_upper_line_is_above_the_corner() -> None:
+    """-relu(x) on [l, u] is -u at u, where a slope rounded down would put the bound above it."""
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        lower, upper = -rng.uniform(1e-3, 10, 1), rng.uniform(1e-3, 10, 1)
+        one = np.ones((1, 1))
+        layers = (
+            DenseLayer((0,), (one,), (None,), np.zeros(1), np.zeros(1)),
+            DenseLayer((1,), (-one,), (None,), np.zeros(1), np.zeros(1)),
+        )
+        net = pack(DenseForm(1, layers, ((1, 1),)), (Atoms(one, np.zeros(1)),), lower, upper)
+        found = bound(net, lower, upper, Settings(1, False))
+        assert -upper[0] * (1 + 1e-9) - 1e-9 <= found.worst[0] <= -upper[0]
+
+
+def test_block_errors_are_charged_in_the_worst_direction() -> None:
+    for seed in range(10):
+        form, atoms, x, _ = random_case(seed, 0.0)
+        single = Atoms(atoms.matrix[:1], atoms.bound[:1])
+        *before, last = form.layers
+        size = 1e-6
+        errors = tuple(np.full_like(b, size) for b in last.blocks)
+        doubtful = DenseLayer(last.sources, last.blocks, errors, last.bias, np.full_like(last.bias, size))
+        net = pack(DenseForm(2, (*before, doubtful), form.neurons), (single,), x, x)
+        worst = bound(net, x, x, Settings(1, False)).worst[0]
+        values = [x, *([max(v, Fraction(0)) for v in z] for z in exact_values(form, x))]
+        down = -size * np.sign(single.matrix[0])
+        blocks = tuple(
+            b + np.outer(down, np.sign([float(v) for v in values[s]])) for s, b in zip(last.sources, last.blocks, strict=True)
+        )
+        moved = DenseForm(
+            2, (*before, DenseLayer(last.sources, blocks, last.errors, last.bias + down, last.bias_error)), form.neurons
+        )
+        assert float(worst) <= float(exact_rows(single, exact_values(moved, x)[-1])[0]) + 1e-13
+
+
 def test_linear_pieces_are_bounded_exactly() -> None:
     for seed in range(20):
         form, atoms, lower, _ = random_case(seed, 0.0)
