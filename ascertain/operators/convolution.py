@@ -31,6 +31,30 @@ def exact(x: Array) -> AbstractContextManager[object]:
     return torch.backends.cudnn.flags(enabled=False)
 
 
+def spans(size: Shape, kernel: Shape, like: Conv | ConvTranspose, pads: Pads) -> Shape:
+    """Positions of the kernel along each axis."""
+    return tuple(
+        (n + a + b - d * (k - 1) - 1) // s + 1
+        for n, (a, b), d, k, s in zip(size, pads, like.dilation, kernel, like.stride, strict=True)
+    )
+
+
+def compiled(x: Array, weight: Array, bias: Array | None, like: Conv | ConvTranspose, positions: int, single: bool = False) -> bool:
+    """Whether our own loops run: on the CPU, in float64 (or ``single``), where they were measured to be faster than torch.
+
+    Torch keeps what it differentiates, kernels of one entry (it needs no patches for them), and less than 2^19 products, where
+    the call itself takes longest; and groups and three dimensions, which the loops lack.
+    """
+    import torch
+
+    taps = prod(weight.shape[2:])
+    if x.device.type != "cpu" or like.groups > 1 or weight.ndim > 4 or taps == 1 or len(x) * positions * weight.numel() < 2**19:
+        return False
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+        return False
+    return x.dtype == weight.dtype and (x.dtype == torch.float64 or (single and x.dtype == torch.float32))
+
+
 def crop_or_pad(x: Array, pads: Pads) -> Array:
     """Adds zeros (or cuts, where negative) on both ends of the last axes."""
     if not any(map(any, pads)):
@@ -42,6 +66,11 @@ def crop_or_pad(x: Array, pads: Pads) -> Array:
 
 def convolve(x: Array, weight: Array, bias: Array | None, like: Conv | ConvTranspose, pads: Pads) -> Array:
     """Cross-correlation of ``(M, C, *S)`` with zeros around it."""
+    size = spans(tuple(x.shape[2:]), tuple(weight.shape[2:]), like, pads)
+    if compiled(x, weight, bias, like, prod(size)):
+        from ascertain.operators import convolution_kernels
+
+        return convolution_kernels.convolve(x, weight, bias, like.stride, [a for a, _ in pads], like.dilation, size)
     import torch
 
     common = tuple(max(min(p), 0) for p in pads)
@@ -53,6 +82,12 @@ def convolve(x: Array, weight: Array, bias: Array | None, like: Conv | ConvTrans
 
 def transpose_convolve(x: Array, weight: Array, bias: Array | None, like: Conv | ConvTranspose, pads: Pads, size: Shape) -> Array:
     """Transpose of `convolve`: ``(M, O, *T)`` to ``(M, C, *size)``."""
+    # In float32 torch is slow at transposed convolutions with a stride or of one channel only.
+    hard = max(like.stride) > 1 or weight.shape[1] == 1
+    if compiled(x, weight, bias, like, prod(x.shape[2:]), single=hard):
+        from ascertain.operators import convolution_kernels
+
+        return convolution_kernels.transpose_convolve(x, weight, bias, like.stride, [a for a, _ in pads], like.dilation, size)
     import torch
 
     kernel = weight.shape[2:]
@@ -103,10 +138,7 @@ class Conv(Affine):
         out, channels, *kernel = map(int, self.weight.shape)
         if len(x) != len(kernel) + 2 or x[1] != channels * self.groups or out % self.groups:
             raise ShapeError(f"Conv with weight {tuple(self.weight.shape)} and {self.groups} groups does not fit shape {x}.")
-        size = tuple(
-            (n + a + b - d * (k - 1) - 1) // s + 1
-            for n, (a, b), d, k, s in zip(x[2:], self.pads, self.dilation, kernel, self.stride, strict=True)
-        )
+        size = spans(x[2:], tuple(kernel), self, self.pads)
         if min(size) < 1:
             raise ShapeError(
                 f"Conv with kernel {tuple(kernel)} is larger than its input {x}. Pad the input or use a smaller kernel."
