@@ -104,6 +104,8 @@ class Decision:
     strategy: str
     visited: int
     worst: float
+    share: float = 0.0
+    """Part of the case that is verified."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +124,8 @@ class Verdict:
     """Domains bounded."""
     worst: float = float("nan")
     """Smallest lower bound left open (for ``holds``: the root's margin)."""
-    statistics: dict[str, Any] = field(default_factory=dict)
+    share: float = 0.0
+    """Part of the property that is verified, 0 to 1."""
 
     def __str__(self) -> str:
         words = [f"evidence {self.evidence}", f"{self.seconds:.2f} s"]

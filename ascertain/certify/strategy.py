@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -42,6 +42,7 @@ class Job:
     started: float = field(default_factory=time.monotonic)
     witness: Witness | None = None
     reported: float = 0.0
+    found: list[Decision] = field(default_factory=list)
     engines: dict[str, DeepEngine] = field(default_factory=dict)
     forms: dict[str, DenseForm | None] = field(default_factory=dict)
 
@@ -65,24 +66,27 @@ class Job:
 
     def run(self) -> Verdict:
         """Decides the property, case by case."""
-        found = [self._case(i, case) for i, case in self._undecided()]
-        strategies = " + ".join(dict.fromkeys(o.strategy for o in found if o.strategy))
-        visited = sum(o.visited for o in found)
-        worst = min((o.worst for o in found if not np.isnan(o.worst)), default=float("nan"))
-        if self.witness is not None:
-            return self.verdict(Status.VIOLATED, strategies, visited, worst)
-        left = next((o for o in found if o.status != "holds"), None)
-        if left is not None:
-            return self.verdict(Status.UNKNOWN, strategies, visited, worst, left.reason)
-        return self.verdict(Status.HOLDS, strategies, visited, worst)
+        for i, case in enumerate(self.property.cases):
+            self.found.append(self._case(i, case))
+            if self.witness is not None:
+                return self.verdict(Status.VIOLATED)
+        left = next((d for d in self.found if d.status != "holds"), None)
+        return self.verdict(Status.HOLDS) if left is None else self.verdict(Status.UNKNOWN, left.reason)
 
-    def verdict(
-        self, status: Status, strategy: str = "", visited: int = 0, worst: float = float("nan"), reason: str = ""
-    ) -> Verdict:
-        """The answer now."""
+    def verdict(self, status: Status, reason: str = "") -> Verdict:
+        """The answer with what the cases found so far."""
         evidence = {Status.HOLDS: Evidence.PROVED, Status.VIOLATED: Evidence.EXACT}.get(status, Evidence.ESTIMATED)
-        seconds = time.monotonic() - self.started
-        return Verdict(status, evidence, seconds, self.witness, reason, strategy, visited, worst)
+        return Verdict(
+            status,
+            evidence,
+            time.monotonic() - self.started,
+            self.witness,
+            reason,
+            " + ".join(dict.fromkeys(d.strategy for d in self.found if d.strategy)),
+            sum(d.visited for d in self.found),
+            min((d.worst for d in self.found if not np.isnan(d.worst)), default=float("nan")),
+            sum(1.0 if d.status == "holds" else d.share for d in self.found) / len(self.property.cases),
+        )
 
     def attack(self) -> Witness | None:
         """Only looks for a witness."""
@@ -90,13 +94,6 @@ class Job:
             if self._engine(self._lowered).attack(i, case, restarts=16, steps=100, deadline=self.deadline):
                 break
         return self.witness
-
-    def _undecided(self) -> Iterator[tuple[int, Case]]:
-        """The cases, until one is violated or time is up for all that follow."""
-        for i, case in enumerate(self.property.cases):
-            yield i, case
-            if self.witness is not None:
-                return
 
     def _case(self, index: int, case: Case) -> Decision:
         """One case: the compiled kernels for small networks with few inputs or one hidden layer, the batched engine for all others."""
@@ -125,7 +122,7 @@ class Job:
         from ascertain.certify.search.lp_split import lp_split
 
         found = lp_split(form, case, deadline=self.deadline, confirm=confirm, stop=self.stop, progress=self.tell)
-        return Decision(found.status, found.reason, "linear program", found.visited, found.worst)
+        return Decision(found.status, found.reason, "linear program", found.visited, found.worst, found.share)
 
     def by_inputs(self, form: DenseForm, case: Case, confirm: Callable[[np.ndarray], bool]) -> Decision:
         """Splits inputs on the compiled kernels."""
@@ -135,7 +132,7 @@ class Job:
         options = SplitOptions(time.perf_counter() + left, self.threads, self.memory, self.seed)
         hooks = SplitHooks(confirm, self.stop, lambda p: self.tell(p.stage, p.share, p.open, p.visited, p.worst))
         found = input_split(form, case, options, hooks)
-        return Decision(found.status, found.reason, "input split", found.visited, found.worst)
+        return Decision(found.status, found.reason, "input split", found.visited, found.worst, found.share)
 
     @cached_property
     def _lowered(self) -> Graph:

@@ -44,7 +44,7 @@ def verify(
     try:
         return job.run()
     except KeyboardInterrupt:
-        return job.verdict(Status.UNKNOWN, reason="interrupted")
+        return job.verdict(Status.UNKNOWN, "interrupted")
     except MemoryError:
         reason = "memory: the search needed more than this machine has; give it a smaller network or set"
         return job.verdict(Status.UNKNOWN, reason=reason)

@@ -235,7 +235,7 @@ class NeuronSearch:
 
     def _outcome(self, status: str, reason: str) -> Decision:
         worst = min((d.lower for _, _, d in self.heap), default=0.0)
-        return Decision(status, reason, "neuron split", self.visited, worst)
+        return Decision(status, reason, "neuron split", self.visited, worst, self.closed)
 
     def _settle(self, batch: _Batch, margins: Tensor) -> None:
         """Closes the proved domains and keeps the others."""
