@@ -42,8 +42,8 @@ def spans(size: Shape, kernel: Shape, like: Conv | ConvTranspose, pads: Pads) ->
 def compiled(x: Array, weight: Array, bias: Array | None, like: Conv | ConvTranspose, positions: int, single: bool = False) -> bool:
     """Whether our own loops run: on the CPU, in float64 (or ``single``), where they were measured to be faster than torch.
 
-    Torch keeps what it differentiates, kernels of one entry (it needs no patches for them), and less than 2^19 products, where
-    the call itself takes longest; and groups and three dimensions, which the loops lack.
+    Torch keeps what it differentiates; kernels of one entry, in float64 also those that do not overlap (they leave little to
+    sum); less than 2^19 products, where the call itself takes longest; and groups and three dimensions, which the loops lack.
     """
     import torch
 
@@ -52,7 +52,9 @@ def compiled(x: Array, weight: Array, bias: Array | None, like: Conv | ConvTrans
         return False
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
         return False
-    return x.dtype == weight.dtype and (x.dtype == torch.float64 or (single and x.dtype == torch.float32))
+    return x.dtype == weight.dtype and (
+        taps > prod(like.stride) if x.dtype == torch.float64 else single and x.dtype == torch.float32
+    )
 
 
 def crop_or_pad(x: Array, pads: Pads) -> Array:
@@ -117,9 +119,9 @@ def folded(x: Array) -> Array:
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
-def unfolded(y: Array, batch: int) -> Array:
-    """``(B * N, C, *S)`` as ``(B, N, C, *S)``."""
-    return y.reshape(batch, y.shape[0] // max(batch, 1), *y.shape[1:])
+def unfolded(y: Array, like: Array) -> Array:
+    """``(B * N, C, *S)`` as ``(B, N, C, *S)``, with B and N those of another array."""
+    return y.reshape(*like.shape[:2], *y.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +149,7 @@ class Conv(Affine):
 
     def _apply(self, x: Array, bias: Array | None) -> Array:
         def run(x: Array, weight: Array, bias: Array | None) -> Array:
-            return unfolded(convolve(folded(x), weight, bias, self, self.pads), x.shape[0])
+            return unfolded(convolve(folded(x), weight, bias, self, self.pads), x)
 
         return through_torch(run, x, self.weight, bias)
 
@@ -163,7 +165,7 @@ class Conv(Affine):
 
     def adjoint(self, gradient: Array, *shapes: Shape) -> tuple[Array, ...]:
         def run(g: Array, weight: Array) -> Array:
-            return unfolded(transpose_convolve(folded(g), weight, None, self, self.pads, shapes[0][2:]), g.shape[0])
+            return unfolded(transpose_convolve(folded(g), weight, None, self, self.pads, shapes[0][2:]), g)
 
         return (through_torch(run, gradient, self.weight),)
 
@@ -219,7 +221,7 @@ class ConvTranspose(Affine):
         size = self.infer(tuple(x.shape[1:]))[2:]
 
         def run(x: Array, weight: Array, bias: Array | None) -> Array:
-            return unfolded(transpose_convolve(folded(x), weight, bias, self, self.pads, size), x.shape[0])
+            return unfolded(transpose_convolve(folded(x), weight, bias, self, self.pads, size), x)
 
         return through_torch(run, x, self.weight, bias)
 
@@ -237,7 +239,7 @@ class ConvTranspose(Affine):
         cut = tuple((a, b - e) for (a, b), e in zip(self.pads, self.extra, strict=True))
 
         def run(g: Array, weight: Array) -> Array:
-            return unfolded(convolve(crop_or_pad(folded(g), cut), weight, None, self, ((0, 0),) * len(cut)), g.shape[0])
+            return unfolded(convolve(crop_or_pad(folded(g), cut), weight, None, self, ((0, 0),) * len(cut)), g)
 
         return (through_torch(run, gradient, self.weight),)
 
