@@ -10,21 +10,15 @@ import numpy as np
 
 from ascertain.errors import DataError, ModelError, ShapeError
 from ascertain.graph.graph import Constant, Graph, Input, Node
-from ascertain.operators.base import Affine, Composite, Univariate
 
 __all__ = ["RULES", "check"]
 
 Rule = Callable[[Graph, int, Node], str | None]
 _LARGEST = 2**31
-FAMILIES = (Input, Constant, Affine, Univariate, Composite)
 
 
 def _order(graph: Graph, i: int, node: Node) -> str | None:
     return None if all(0 <= j < i for j in node.inputs) else f"uses values {node.inputs} that are not made before it"
-
-
-def _family(graph: Graph, i: int, node: Node) -> str | None:
-    return None if isinstance(node.operator, FAMILIES) else f"has an operator of no known family, {type(node.operator).__name__}"
 
 
 def _arity(graph: Graph, i: int, node: Node) -> str | None:
@@ -73,7 +67,6 @@ def _parameters(graph: Graph, i: int, node: Node) -> str | None:
 
 RULES: tuple[tuple[Rule, type[ModelError] | type[DataError] | type[ShapeError]], ...] = (
     (_order, ModelError),
-    (_family, ModelError),
     (_arity, ModelError),
     (_one_input, ModelError),
     (_dimensions, ShapeError),

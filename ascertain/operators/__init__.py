@@ -13,6 +13,7 @@ from ascertain.operators.piecewise import Abs, Clip, LeakyRelu, Relu, Sign
 from ascertain.operators.pooling import AveragePool
 from ascertain.operators.reduction import Reduce
 from ascertain.operators.selection import Concat, Gather, Pad, Slice
+from ascertain.operators.softmax import LogSoftmax, Softmax
 
 __all__ = [
     "Abs",
@@ -27,6 +28,7 @@ __all__ = [
     "Gather",
     "GroupSort",
     "LeakyRelu",
+    "LogSoftmax",
     "MatrixProduct",
     "MaxPool",
     "Maximum",
@@ -40,6 +42,7 @@ __all__ = [
     "Shift",
     "Sign",
     "Slice",
+    "Softmax",
     "Sum",
     "Transpose",
 ]

@@ -75,6 +75,10 @@ class Operator:
         """
         return None
 
+    def preserves_order(self, *shapes: Shape) -> bool:
+        """Whether flat output and input of these shapes compare alike: y_i <= y_j exactly where x_i <= x_j, in real numbers."""
+        return False
+
     def arrays(self) -> dict[str, Array]:
         """The array fields by name, for hashing and saving."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -156,6 +160,10 @@ class Univariate(Operator):
     def stationary(self, slope: Array, lower: Array, upper: Array) -> tuple[Array, ...]:
         """Candidates x with f'(x) = slope; NaN or outside [lower, upper] where there is none."""
         return ()
+
+    def surrogate(self, x: Array) -> Array | None:
+        """A smooth function like f whose gradient attacks follow instead; None where f's own gradient leads somewhere."""
+        return None
 
     def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         """Smallest and largest derivative (one-sided at kinks) on [lower, upper]."""

@@ -14,7 +14,7 @@ import numpy as np
 from ascertain.errors import DataError, ShapeError
 from ascertain.operators.base import Affine, Array, Composite, Operator, Shape, Univariate
 from ascertain.operators.boxes import check_box
-from ascertain.operators.facts import affine_facts, composite_facts, univariate_facts
+from ascertain.operators.facts import affine_facts, composite_facts, order_facts, univariate_facts
 from ascertain.operators.trial import BatteryFailure, Trial
 
 __all__ = ["BatteryFailure", "Report", "check_operator"]
@@ -60,6 +60,8 @@ def check_operator(
     _batch(trial, double, inputs)
     _precision(trial, single, double, inputs)
     _torch(trial, single, double, inputs)
+    if double.preserves_order(*shapes):
+        order_facts(trial, double, inputs)
     if isinstance(double, Affine) and isinstance(single, Affine):
         affine_facts(trial, single, double, shapes)
     if isinstance(double, Univariate):

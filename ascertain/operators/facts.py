@@ -11,7 +11,7 @@ import numpy as np
 from ascertain.operators.base import Affine, Array, Composite, Operator, Ref, Shape, Univariate
 from ascertain.operators.trial import Trial
 
-__all__ = ["affine_facts", "composite_facts", "univariate_facts"]
+__all__ = ["affine_facts", "composite_facts", "order_facts", "univariate_facts"]
 
 _SINGLE, _DOUBLE = 2.0**-24, 2.0**-53
 _TINY = 1e-290
@@ -20,6 +20,15 @@ _TINY = 1e-290
 def gamma(terms: int, unit: float) -> float:
     """n u / (1 - n u)."""
     return terms * unit / (1 - terms * unit)
+
+
+def order_facts(trial: Trial, operator: Operator, inputs: list[Array]) -> None:
+    """Outputs compare as inputs do, ties included; on small whole numbers, so that rounding makes no ties of its own."""
+    (x,) = (np.clip(np.round(v), -8, 8).reshape(len(v), -1) for v in inputs)
+    y = operator.forward(x.reshape(inputs[0].shape)).reshape(x.shape)
+    before, after = (v[:, :, None] - v[:, None, :] for v in (x, y))
+    after = np.where(abs(after) <= 1e-12 * abs(y).max(), 0.0, after)
+    trial.holds("order", bool((np.sign(before) == np.sign(after)).all()), "two outputs compare otherwise than their inputs")
 
 
 # Affine

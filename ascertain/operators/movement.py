@@ -31,6 +31,9 @@ class Reshape(Affine):
     def then(self, after: Operator, *shapes: Shape) -> Operator | None:
         return after if isinstance(after, Reshape) else None
 
+    def preserves_order(self, *shapes: Shape) -> bool:
+        return True
+
     def linear(self, *inputs: Array) -> Array:
         return inputs[0].reshape(inputs[0].shape[0], *self.shape)
 

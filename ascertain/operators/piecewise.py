@@ -163,6 +163,10 @@ class Sign(Univariate):
         # torch gives 0 for NaN, which must stay visible
         return np.sign(x) if is_numpy(x) else x.sign().where(x == x, x)
 
+    def surrogate(self, x: Array) -> Array | None:
+        # its gradient falls with the distance from the jump but is nowhere 0
+        return x / (1 + abs(x))
+
     def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         zero = namespace(lower).zeros_like(lower)
         return zero, namespace(lower).where((lower <= 0) & (upper >= 0) & (lower < upper), zero + np.inf, zero)

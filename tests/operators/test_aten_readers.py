@@ -280,7 +280,15 @@ PIECEWISE = [
     case("sort.default", x(6, 2), 0, True),
 ]
 
-CASES = AFFINE + CONVOLUTION + MOVEMENT + PIECEWISE
+SOFTMAX = [
+    case("softmax.int", x(2, 3, 4), 1),
+    case("softmax.int", x(2, 3), -1, torch.float64),
+    case("_softmax.default", x(2, 3), 1, False),
+    case("log_softmax.int", x(2, 3, 4), -2),
+    case("_log_softmax.default", x(2, 3), 0, False),
+]
+
+CASES = AFFINE + CONVOLUTION + MOVEMENT + PIECEWISE + SOFTMAX
 ONLY_CUDA = {"cudnn_batch_norm.default"}
 
 
@@ -341,6 +349,7 @@ REFUSED = [
     case("avg_pool2d.default", x(1, 2, 4, 6), [2, 2], [2, 2], [0, 0], False, True, 3),
     case("index.Tensor", x(5, 6), [np.array([0]), np.array([1])]),
     case("prelu.default", x(2, 3), w(2)),
+    case("softmax.int", x(2, 3), 1, torch.float16),
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import ascertain.operators as operators
 from ascertain.errors import DataError, ShapeError
-from ascertain.operators import Abs, Clip, Conv, Dense, LeakyRelu, Reduce, Relu, Shift, Sum
+from ascertain.operators import Abs, Clip, Conv, Dense, LeakyRelu, Reduce, Relu, Shift, Softmax, Sum
 from ascertain.operators.base import Affine, Array, Composite, Emit, Operator, Ref, Shape, Univariate, namespace
 from ascertain.operators.battery import BatteryFailure, check_operator
 from ascertain.operators.boxes import check_box
@@ -97,6 +97,11 @@ class WrongShape(Dense):
 class Widens(Dense):
     def forward(self, *inputs: Array) -> Array:
         return super().forward(*inputs) + namespace(inputs[0]).zeros((1,), dtype=namespace(inputs[0]).float64)
+
+
+class WrongOrder(Softmax):
+    def preserves_order(self, *shapes: Shape) -> bool:
+        return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +193,7 @@ WRONG = [
     (HidesNan(), (3,), "nan"),
     (HidesNanEnds(), (3,), "nan"),
     (WrongExpansion(), (3,), "expansion"),
+    (WrongOrder(1), (2, 3), "order"),
 ]
 
 

@@ -256,7 +256,17 @@ def piecewise_cases() -> list[Case]:
     ]
 
 
-CASES = conv_cases() + affine_cases() + movement_cases() + resize_cases() + piecewise_cases()
+def softmax_cases() -> list[Case]:
+    return [
+        *(case(op, x(2, 3, 4), opsets=(7, 11, 13)) for op in ("Softmax", "LogSoftmax")),
+        case("Softmax", x(2, 3, 4), axis=0, opsets=(7, 11, 13)),
+        case("Softmax", x(2, 3, 4), axis=-2, opsets=(11, 13)),
+        case("Softmax", x(1, 4), axis=1, opsets=(7, 11, 13)),
+        case("LogSoftmax", x(2, 3, 1), axis=1, opsets=(7, 13)),
+    ]
+
+
+CASES = conv_cases() + affine_cases() + movement_cases() + resize_cases() + piecewise_cases() + softmax_cases()
 
 
 def model(c: Case, opset: int) -> tuple[bytes, list[np.ndarray]]:
