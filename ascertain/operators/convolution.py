@@ -84,8 +84,8 @@ def convolve(x: Array, weight: Array, bias: Array | None, like: Conv | ConvTrans
 
 def transpose_convolve(x: Array, weight: Array, bias: Array | None, like: Conv | ConvTranspose, pads: Pads, size: Shape) -> Array:
     """Transpose of `convolve`: ``(M, O, *T)`` to ``(M, C, *size)``."""
-    # In float32 torch is slow at transposed convolutions with a stride or of one channel only.
-    hard = max(like.stride) > 1 or weight.shape[1] == 1
+    # In float32 torch is slow at transposed convolutions to few channels: to one, and with a stride to less than 16.
+    hard = weight.shape[1] < (16 if max(like.stride) > 1 else 2)
     if compiled(x, weight, bias, like, prod(x.shape[2:]), single=hard):
         from ascertain.operators import convolution_kernels
 
