@@ -87,7 +87,7 @@ class DeepEngine:
         flat = rows.reshape(1, -1, rows.shape[-1])
         swept = backward(self.exact, region, bounded.lines, self.exact.output, flat, charge=charge)
         margin = swept.lower.reshape(limits.shape) - limits
-        open_ = margin.amax(1) <= 0
+        open_ = ~(margin.amax(1) > 0)  # a margin that overflowed is NaN and proves nothing
         if not bool(open_.any()):
             return Decision("holds", "", "bounds", len(rows), float(margin.amax(1).amin()))
         if self._confirm(index, region.minimiser(swept.rows)[0], case):

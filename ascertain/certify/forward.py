@@ -24,10 +24,12 @@ def interval_step(plan: Plan, step: Step, args: list[tuple[Tensor, Tensor]]) -> 
     if step.value is not None:
         return step.value.unsqueeze(0), step.value.unsqueeze(0)
     boxed = [(l.reshape(-1, *shape), u.reshape(-1, *shape)) for (l, u), shape in zip(args, step.shapes, strict=True)]
+    if step.nonlinear is not None:
+        low, high = (t.reshape(len(t), -1) for t in step.nonlinear.interval(*boxed[0]))
+        room = 0.0 if step.nonlinear.rectifier else 4 * unit * torch.maximum(low.abs(), high.abs()) + tiny
+        return low - room, high + room
     if step.affine is None or step.magnitude is None:
-        operator = step.operator
-        low, high = operator.interval(*boxed[0])  # type: ignore[attr-defined]
-        return low.reshape(len(low), -1), high.reshape(len(high), -1)
+        raise TypeError("a step that is neither the input nor a constant has an operator")
     batch = max(len(l) for l, _ in boxed)
     centers = [(l + (u - l) / 2).expand(batch, *l.shape[1:]) for l, u in boxed]
     radii = [torch.maximum(u - c, c - l) * (1 + 4 * unit) for c, (l, u) in zip(centers, boxed, strict=True)]
@@ -75,12 +77,12 @@ def zonotope_step(plan: Plan, step: Step, args: list[Zonotope], box: tuple[Tenso
     if step.affine is None or step.magnitude is None:
         if box is None:
             raise ValueError("a nonlinear step needs bounds of its input")
-        return _bend(step, args[0], box, unit, total)
+        return _bend(plan, step, args[0], box, total)
     batch = max(len(z.center) for z in args)
     gens = max(z.generators.shape[1] for z in args)
     center = step.affine.forward(*_shaped(step, [z.center.expand(batch, -1) for z in args])).reshape(batch, -1)
     padded = [torch.nn.functional.pad(z.generators, (0, 0, 0, gens - z.generators.shape[1])).expand(batch, -1, -1) for z in args]
-    generators = step.affine.linear(*_shaped(step, [p.reshape(batch * gens, -1) for p in padded])).reshape(batch, gens, -1)
+    generators = step.affine.linear(*_shaped(step, [p.flatten(0, 1) for p in padded])).reshape(batch, gens, step.size)
     slop = step.magnitude.linear(*_shaped(step, [z.slop.expand(batch, -1) for z in args])).reshape(batch, -1)
     if step.gamma > 0:
         reach = [(z.center.abs() + z.generators.abs().sum(1) + z.slop).expand(batch, -1) for z in args]
@@ -94,9 +96,9 @@ def _shaped(step: Step, flat: list[Tensor]) -> list[Tensor]:
     return [t.reshape(len(t), *shape) for t, shape in zip(flat, step.shapes, strict=True)]
 
 
-def _bend(step: Step, z: Zonotope, box: tuple[Tensor, Tensor], unit: float, total: int) -> Zonotope:
+def _bend(plan: Plan, step: Step, z: Zonotope, box: tuple[Tensor, Tensor], total: int) -> Zonotope:
     """A nonlinear step: the parallel strip around the upper line; one new generator for each neuron that is curved in the batch."""
-    lower, upper = box
+    unit, (lower, upper) = plan.rounding.unit, box
     line = relax(step, lower, upper, unit)
     slope = line.upper_slope[:, 0]
     shape = (len(lower), *step.shape)
@@ -107,7 +109,7 @@ def _bend(step: Step, z: Zonotope, box: tuple[Tensor, Tensor], unit: float, tota
     height = (high - low) / 2 + room
     reach = z.center.abs() + z.generators.abs().sum(1) + z.slop
     center = slope * z.center + (low + high) / 2
-    slop = slope.abs() * z.slop + 8 * unit * (slope.abs() * reach + low.abs() + high.abs())
+    slop = slope.abs() * z.slop + 8 * unit * (slope.abs() * reach + low.abs() + high.abs()) + plan.rounding.tiny
     generators = slope.unsqueeze(1) * z.generators
     new = torch.nonzero((height > 0).any(0)).squeeze(1)
     grown = generators.new_zeros((len(lower), total + len(new), step.size))

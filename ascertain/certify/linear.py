@@ -99,16 +99,16 @@ def charges(plan: Plan, region: Region, boxes: Boxes, start: int, known: Charges
     """For each node below ``start`` the vector c_k such that one backward pass errs by at most sum_k |A_k| . c_k on the region.
 
     ``boxes`` holds bounds of the inputs of nonlinear nodes over (a superset of) the region; ``known`` is extended. Relative errors counted: the
-    affine map itself, the dot product with its offset, the sum over consumers, the scaling by slopes and the final sums.
+    affine map itself, the dot product with its offset, the sum over consumers, the scaling by slopes and the sums of constants, two per node at most.
     """
     out = Charges() if known is None else known
-    steps, unit = len(plan.steps), plan.rounding.unit
+    sums, unit = 2 * len(plan.steps), plan.rounding.unit
     for s in reversed(plan.order(start)):
         if s.index in out.weights:
             continue
         if s.nonlinear is not None:
             out.reach[s.index], level = _bent_reach(s, *boxes[s.inputs[0]], unit)
-            out.weights[s.index] = plan.rounding.gamma(s.size + steps) * level + plan.rounding.tiny
+            out.weights[s.index] = plan.rounding.gamma(s.size + sums) * level + plan.rounding.tiny
             continue
         if s.magnitude is not None:
             args = [out.reach[i].reshape(1, *shape) for i, shape in zip(s.inputs, s.shapes, strict=True)]
@@ -118,7 +118,7 @@ def charges(plan: Plan, region: Region, boxes: Boxes, start: int, known: Charges
         if s.error is not None:
             reach = reach + s.error
         out.reach[s.index] = reach
-        weight = (s.gamma + plan.rounding.gamma(s.size + steps + plan.consumers[s.index])) * reach + plan.rounding.tiny
+        weight = (s.gamma + plan.rounding.gamma(s.size + sums + plan.consumers[s.index])) * reach + plan.rounding.tiny
         out.weights[s.index] = weight if s.error is None else weight + s.error * (1 + 4 * unit)
     return out
 
@@ -177,9 +177,9 @@ def backward(
         if s.value is not None:
             constant = constant + a @ s.value
         elif s.affine is not None:
-            if s.offset is not None:
-                constant = constant + a @ s.offset
-            for i, g in zip(s.inputs, _pull(s, a, live.get(s.index)), strict=True):
+            level, parts = _pull(s, a, live.get(s.index))
+            constant = constant if level is None else constant + level
+            for i, g in zip(s.inputs, parts, strict=True):
                 add(i, g.reshape(a.shape[0], count, -1))
         else:
             if keep:
@@ -206,15 +206,20 @@ def backward(
     return Swept(lower, rows_in, constant.expand(lower.shape), kept)
 
 
-def _pull(step: Step, a: Tensor, live: Tensor | None) -> tuple[Tensor, ...]:
-    """Rows (b, S, size) through the transposed affine map, leaving out coefficients known to be zero where that is cheaper."""
+def _pull(step: Step, a: Tensor, live: Tensor | None) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """Rows (b, S, size) through an affine map: their product with its offset, and the rows on its inputs.
+
+    Neurons outside ``live`` are off. What they keep is a lower slope >= 0, which may fall to 0, but only with its share of the offset.
+    """
     if step.affine is None:
         raise TypeError("only affine steps have a transpose")
     if live is not None and len(step.shapes) == 1 and a.shape[0] * a.shape[1] >= 32:
         rows = step.affine.restrict(live, *step.shapes)
         if rows is not None:
-            return (a[:, :, live].reshape(-1, len(live)) @ rows.reshape(len(live), -1),)
-    return step.affine.adjoint(a.reshape(-1, *step.shape), *step.shapes)
+            some = a[:, :, live]
+            return None if step.offset is None else some @ step.offset[live], ((some @ rows.flatten(1)).flatten(0, 1),)
+    level = None if step.offset is None else a @ step.offset
+    return level, step.affine.adjoint(a.reshape(-1, *step.shape), *step.shapes)
 
 
 def _minimum(plan: Plan, region: Region, rows: Tensor, charge: Tensor | None) -> Tensor:

@@ -184,10 +184,8 @@ def reduce_plan(
         where[k] = len(steps)
         steps.append(_curve(len(steps), z, plan.steps[k], index))
     output = joint(plan.output, [rows], limits)
-    ball = region.ball
-    small = Region(
-        region.lower[:, free], region.upper[:, free], None if ball is None else Ball(ball.center[free], ball.radius, ball.p)
-    )
+    ball = None if region.ball is None or len(free) == 0 else Ball(region.ball.center[free], region.ball.radius, region.ball.p)
+    small = Region(region.lower[:, free], region.upper[:, free], ball)
     exact = Plan(tuple(steps), 0, output, plan.dtype, plan.device, plan.rounding)
     return Reduced(exact, _single(exact), small, boxes, free, fixed)
 

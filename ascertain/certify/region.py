@@ -50,9 +50,7 @@ class Region:
         value = _dot(rows, self.center) - _dot(rows.abs(), self.radius(unit))
         if self.ball is None:
             return value
-        q = {1.0: float("inf"), 2.0: 2.0}.get(self.ball.p, 1.0)
-        dual = torch.linalg.vector_norm(rows, ord=q, dim=-1)
-        return torch.maximum(value, rows @ self.ball.center - self.ball.radius * dual)
+        return torch.maximum(value, rows @ self.ball.center - self.ball.radius * _dual_norm(rows, self.ball.p))
 
     def minimiser(self, rows: Tensor) -> Tensor:
         """A point of each box that minimises each row, ``(B, S, n)``; with a ball, a point of the ball clipped to the box."""
@@ -77,6 +75,15 @@ class Region:
 
     def __getitem__(self, index: Tensor) -> Region:
         return self if len(self.lower) == 1 else Region(self.lower[index], self.upper[index], self.ball)
+
+
+def _dual_norm(rows: Tensor, p: float) -> Tensor:
+    """The norm dual to the p-norm along the last axis. Dividing first keeps squares from over- and underflowing."""
+    largest = rows.abs().amax(-1)
+    if p == 1.0:
+        return largest
+    scale = largest.clamp_min(torch.finfo(rows.dtype).tiny)
+    return scale * torch.linalg.vector_norm(rows / scale.unsqueeze(-1), ord=2 if p == 2.0 else 1, dim=-1)
 
 
 def _dot(rows: Tensor, vectors: Tensor) -> Tensor:
