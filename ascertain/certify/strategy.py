@@ -12,7 +12,8 @@ import numpy as np
 
 from ascertain.certify.dense import DenseForm
 from ascertain.certify.result import Decision, Progress, Status, Verdict, Witness
-from ascertain.errors import ResourceError
+from ascertain.certify.tail import compares, without_tail
+from ascertain.errors import ResourceError, UnsupportedError
 from ascertain.evidence import Evidence
 from ascertain.graph.graph import Graph
 from ascertain.properties.property import Atoms, Case, Property
@@ -91,7 +92,7 @@ class Job:
     def attack(self) -> Witness | None:
         """Only looks for a witness."""
         for i, case in enumerate(self.property.cases):
-            if self._engine(self._lowered).attack(i, case, restarts=16, steps=100, deadline=self.deadline):
+            if self._engine(self._network(case)).attack(i, case, restarts=16, steps=100, deadline=self.deadline):
                 break
         return self.witness
 
@@ -102,10 +103,13 @@ class Job:
             return self._solve(index, case)
         except ResourceError as error:
             return Decision("unknown", str(error), "", 0, float("nan"))
+        except UnsupportedError as error:
+            names = ", ".join(f"{operator} at node {node}" for operator, node in error.operators)
+            return Decision("unknown", f"unsupported: {names}; no bounds are known for it", "", 0, float("nan"))
 
     def _solve(self, index: int, case: Case) -> Decision:
         joined, unsafe = any(a.input_matrix is not None for a in case.unsafe), case.unsafe
-        network = self._with_inputs if joined else self._lowered
+        network = self._with_inputs if joined else self._network(case)
         if joined or any(len(a.bound) == 0 for a in unsafe):
             unsafe = tuple(_plain(a, network) for a in unsafe)
         flat = Case(case.set, unsafe)
@@ -133,6 +137,18 @@ class Job:
         hooks = SplitHooks(confirm, self.stop, lambda p: self.tell(p.stage, p.share, p.open, p.visited, p.worst))
         found = input_split(form, case, options, hooks)
         return Decision(found.status, found.reason, "input split", found.visited, found.worst, found.share)
+
+    def _network(self, case: Case) -> Graph:
+        """The network to work on, for atoms that speak of outputs alone."""
+        return self._compared if compares(case) else self._lowered
+
+    @cached_property
+    def _compared(self) -> Graph:
+        """The network without what keeps the order of its outputs."""
+        from ascertain.graph import lower
+
+        shorter = without_tail(self.network)
+        return self._lowered if shorter is self.network else lower(shorter)
 
     @cached_property
     def _lowered(self) -> Graph:
