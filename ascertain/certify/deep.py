@@ -98,12 +98,12 @@ class DeepEngine:
         return self._search(index, left, region, bounded)
 
     def _search(self, index: int, case: Case, region: Region, bounded: Bounded) -> Decision:
-        """Branch and bound on the network reduced to its undecided neurons, or on all of it where that is too large."""
+        """Branch and bound on the network reduced to its undecided neurons, or on all of it where that is too large or has no input."""
         rows, limits = stack_atoms(case.unsafe, torch.float64, self.exact.device)
         count = rows.shape[0] * rows.shape[1]
         flat = rows.reshape(count, -1), limits.reshape(count)
         reduced = reduce_plan(self.exact, region, bounded, *flat, limit=int(self.job.memory / 32), check=self.job.check)
-        if reduced is None:
+        if reduced is None or len(reduced.free) == 0:
             confirm = lambda points: self._confirm(index, points, case)  # noqa: E731
             return self._neurons(NeuronSearch(self.exact, self.fast, region, bounded, rows, limits, confirm, self.job.deadline))
         form = reduced.dense()

@@ -176,7 +176,11 @@ class Job:
         if network.hash not in self.forms:
             from ascertain.certify.dense import dense_form
 
-            self.forms[network.hash] = dense_form(network)
+            try:
+                self.forms[network.hash] = dense_form(network)
+            except UnsupportedError:
+                # other nonlinearities: the batched engine says which of them it does not know
+                self.forms[network.hash] = None
         return self.forms[network.hash]
 
     def _engine(self, network: Graph) -> DeepEngine:

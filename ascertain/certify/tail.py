@@ -15,11 +15,11 @@ __all__ = ["compares", "without_tail"]
 def without_tail(graph: Graph) -> Graph:
     """The graph before the operators at its end that keep the order of all entries (softmax over all of them, reshaping).
 
-    Let z be the flat output of the graph returned, of the size of y, the flat output of the graph given. By `Operator.preserves_order`,
-    y_i <= y_j exactly where z_i <= z_j, for real numbers and every input: every step at the end has the one before it as its only
-    input, and equivalences chain. An atom c y_i - c y_j <= 0 with c > 0 says y_i <= y_j, so y and z satisfy the same such atoms, their
-    conjunctions and disjunctions: a property made of them holds for one graph exactly where it holds for the other. In floating
-    point y may tie or overflow where z does not: witnesses are replayed on the original.
+    Let y be the flat output of the graph given, z of the one returned. Each operator dropped has the one before it as its only
+    input and states (`Operator.preserves_order`) that its outputs compare as its inputs do, in real numbers; so for every input of
+    the network, y_i <= y_j exactly where z_i <= z_j. An atom c y_i - c y_j <= 0 with c > 0 says y_i <= y_j. Hence y and z satisfy
+    the same such atoms and the same conjunctions and disjunctions of them: a property made of these alone holds for one graph
+    exactly where it holds for the other. Floats may tie where real numbers do not: a witness is replayed on the original.
     """
     end = graph.nodes[graph.output]
     last = graph.output
