@@ -163,4 +163,5 @@ def output_bounds(
         swept = backward(plan, region, lines, plan.output, rows, charge=charge)
         below, above = swept.lower[0].split(len(eye))
         low, high = torch.maximum(low, below), torch.minimum(high, -above)
-    return low.cpu().numpy(), high.cpu().numpy()
+    # What overflowed is not a number, and bounds nothing.
+    return torch.where(low.isnan(), -torch.inf, low).cpu().numpy(), torch.where(high.isnan(), torch.inf, high).cpu().numpy()

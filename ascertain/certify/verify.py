@@ -62,8 +62,11 @@ def bound(
     """Lower and upper bounds of every output over an input set.
 
     ``method``: ``interval``, ``zonotope``, ``crown`` (back-substitution) or ``alpha`` (its slopes optimised for ``steps`` steps).
-    Evidence: PROVED. Raises ShapeError when the set does not fit the network.
+    Evidence: PROVED; infinite where floats overflowed. Raises ShapeError when the set does not fit the network, DataError for
+    unusable options.
     """
+    if steps < 0 or (threads is not None and threads < 1):
+        raise DataError(f"{steps} steps on {threads} threads are not possible; give at least 0 steps and 1 thread.")
     if sets.size != network.input_size:
         raise ShapeError(f"the set has {sets.size} coordinates, the network takes {network.input_size}; give one for each input.")
     from ascertain.certify.deep import output_bounds
