@@ -23,6 +23,9 @@ __all__ = ["Boxes", "Charges", "Lines", "Swept", "backward", "charges", "relax"]
 Boxes = dict[int, tuple[Tensor, Tensor]]
 """Bounds (lower, upper), each ``(B, size)``, of nodes."""
 
+STEEPEST = 1e12
+"""Chords steeper than this are not used as lines."""
+
 
 @dataclass(frozen=True, eq=False)
 class Lines:
@@ -88,7 +91,9 @@ def relax(step: Step, lower: Tensor, upper: Tensor, unit: float) -> Lines:
     l, u = lower.reshape(shape), upper.reshape(shape)
     width = u - l
     rise = operator.f(u) - operator.f(l)
-    slope = torch.where(width > 0, rise / torch.where(width > 0, width, 1.0), 0.0)
+    chord = rise / torch.where(width > 0, width, 1.0)
+    # any slope is sound; across a jump in a box of almost no width the chord's overflows
+    slope = torch.where(chord.abs() <= STEEPEST, chord, 0.0)
     low, high = operator.intercepts(l, u, slope)
     room = 16 * unit * (slope.abs() * torch.maximum(l.abs(), u.abs()) + low.abs().maximum(high.abs())) + torch.finfo(l.dtype).tiny
     flat = lambda t: t.reshape(len(lower), 1, -1)  # noqa: E731
