@@ -14,7 +14,7 @@ from ascertain.certify.optimize import Multipliers, optimize
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Region
 
-__all__ = ["Bounded", "bound_nodes", "refiner", "start_rows"]
+__all__ = ["Bounded", "bound_nodes", "refiner"]
 
 MOST_GENERATORS = 5_000_000
 """Entries of all generator matrices above which back-substitution is the cheaper way."""
@@ -134,7 +134,7 @@ def _input_box(
     return lower, torch.maximum(lower, upper)
 
 
-def start_rows(step: Step, index: Tensor, plan: Plan) -> tuple[int, Tensor, Tensor | None]:
+def _start(step: Step, index: Tensor, plan: Plan) -> tuple[int, Tensor, Tensor | None]:
     """Rows +e_i and -e_i (1, 2k, size) for the neurons ``index`` of a node, moved through its affine map where that is free.
 
     Returns the node that the rows act on, the rows, and what an affine map that was passed adds to them, (2, k), or None.
@@ -153,7 +153,7 @@ def start_rows(step: Step, index: Tensor, plan: Plan) -> tuple[int, Tensor, Tens
 
 def _rows(plan: Plan, region: Region, lines: dict[int, Lines], step: Step, index: Tensor, charge: Charges) -> tuple[Tensor, Tensor]:
     """Back-substituted bounds of the neurons ``index`` of a node, each ``(B, len(index))``."""
-    start, rows, passed = start_rows(step, index, plan)
+    start, rows, passed = _start(step, index, plan)
     swept = backward(plan, region, lines, start, rows, charge=charge)
     low, high = swept.lower.split(len(index), dim=1)
     if passed is not None:
@@ -167,7 +167,7 @@ def refiner(plan: Plan, fast: Plan, region: Region, steps: int, check: Callable[
     region_fast = region.to(fast.dtype)
 
     def refine(z: int, index: Tensor, lines: dict[int, Lines], charge: Charges) -> tuple[Tensor, Tensor]:
-        start, rows, _ = start_rows(fast.steps[z], index, fast)
+        start, rows, _ = _start(fast.steps[z], index, fast)
         single = {k: line.to(fast.dtype) for k, line in lines.items()}
         first = Multipliers.start(fast, single, start, len(region), rows.shape[1])
         _, best = optimize(fast, region_fast, single, start, rows, first, steps=steps, rate=0.2, check=check)

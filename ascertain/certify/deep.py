@@ -145,23 +145,28 @@ def output_bounds(
     if method not in METHODS:
         raise DataError(f"{method!r} is no bound method; choose one of {', '.join(METHODS)}.")
     torch.set_num_threads(threads)
-    plan = Plan.compile(lower(network), torch.float64, device)
+    graph = lower(network)
+    plan = Plan.compile(graph, torch.float64, device)
     region = region_of(sets, torch.float64, plan.device)
-    bounded = bound_nodes(
-        plan, region, back=method in ("crown", "alpha"), zonotope=None if method == "crown" else method == "zonotope"
-    )
+    back = method in ("crown", "alpha")
+    zonotope = method == "zonotope" or (None if back else False)
+    if method != "alpha":
+        bounded = bound_nodes(plan, region, back=back, zonotope=zonotope)
+        lines = bounded.lines
+    else:
+        fast = Plan.compile(graph, torch.float32, device)
+        bounded = bound_nodes(plan, region, refine=refiner(plan, fast, region, 3 * steps // 5))
     low, high = (t[0] for t in bounded.every[plan.output])
-    if method in ("crown", "alpha"):
+    if back:
         charge = charges(plan, region, bounded.boxes, plan.output, bounded.charge)
         eye = torch.eye(plan.steps[plan.output].size, dtype=plan.dtype, device=plan.device)
         rows = torch.cat([eye, -eye]).unsqueeze(0)
-        lines = bounded.lines
         if method == "alpha":
-            start = Multipliers.start(plan, lines, plan.output, 1, rows.shape[1])
-            _, best = optimize(plan, region, lines, plan.output, rows, start, steps=steps)
-            lines = best.applied(lines)
+            single = {k: line.to(fast.dtype) for k, line in bounded.lines.items()}
+            start = Multipliers.start(fast, single, plan.output, 1, rows.shape[1])
+            _, best = optimize(fast, region.to(fast.dtype), single, plan.output, rows.to(fast.dtype), start, steps=steps, rate=0.2)
+            lines = best.to(plan.dtype).applied(bounded.lines)
         swept = backward(plan, region, lines, plan.output, rows, charge=charge)
         below, above = swept.lower[0].split(len(eye))
         low, high = torch.maximum(low, below), torch.minimum(high, -above)
-    # What overflowed is not a number, and bounds nothing.
-    return torch.where(low.isnan(), -torch.inf, low).cpu().numpy(), torch.where(high.isnan(), torch.inf, high).cpu().numpy()
+    return low.cpu().numpy(), high.cpu().numpy()

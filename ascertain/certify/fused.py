@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["bend", "concretise", "set_threads"]
+__all__ = ["bend", "concretise"]
 
 _LOOSE = {"reassoc", "contract"}
 
@@ -78,6 +78,7 @@ def bend(
     out, constant, error = torch.empty((batch, count, size), dtype=a.dtype), *torch.empty((2, batch, count), dtype=a.dtype)
     none = np.zeros(size, dtype=out.numpy().dtype)
     weights = [none if c is None else c.numpy() for c in (charge, below)]
+    _share(out.numel())
     _bend(
         a.contiguous().numpy(),
         lo.contiguous().numpy(),
@@ -95,10 +96,11 @@ def concretise(a: Tensor, lower: Tensor, upper: Tensor, charge: Tensor | None) -
     """Minimum of the rows a (b, S, n) over boxes lower, upper (B, n), less sum |a| charge: ``(B, S)``."""
     out = torch.empty((max(len(a), len(lower)), a.shape[1]), dtype=a.dtype)
     weights = np.zeros(a.shape[2], dtype=out.numpy().dtype) if charge is None else charge.numpy()
+    _share(out.numel() * a.shape[2])
     _concretise(a.contiguous().numpy(), lower.contiguous().numpy(), upper.contiguous().numpy(), weights, out.numpy())
     return out
 
 
-def set_threads(count: int) -> None:
-    """Threads of the loops, at most the number numba was started with."""
-    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+def _share(entries: int) -> None:
+    """Uses as many threads as torch does, but no more than the work is worth: a barrier costs as much as 100,000 entries."""
+    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, entries // 200_000)))

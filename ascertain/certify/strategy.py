@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -185,6 +186,8 @@ class Job:
 
     def _engine(self, network: Graph) -> DeepEngine:
         if network.hash not in self.engines:
+            # On shared machines a thread that spins while it waits costs whole time slices; torch reads this once, when it loads.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             from ascertain.certify.deep import DeepEngine
 
             self.engines[network.hash] = DeepEngine(self, network)

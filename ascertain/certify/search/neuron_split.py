@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ascertain.certify.bounds import Bounded, start_rows
+from ascertain.certify.bounds import Bounded
 from ascertain.certify.linear import Lines, backward, charges, relax
 from ascertain.certify.optimize import Multipliers, optimize
 from ascertain.certify.plan import Plan
@@ -40,40 +40,24 @@ class Leaf:
 
 @dataclass(eq=False)
 class _Batch:
-    """Domains: conjunction (B,), signs (B, N), alpha (B, S, N), beta (B, N), share (B,), neuron bounds low and high (B, N), age (B,).
-
-    ``age`` counts the splits since the neuron bounds were computed.
-    """
+    """Domains: conjunction (B,), signs (B, N), alpha (B, S, N), beta (B, N), share (B,)."""
 
     conjunction: Tensor
     signs: Tensor
     alpha: Tensor
     beta: Tensor
     share: Tensor
-    low: Tensor
-    high: Tensor
-    age: Tensor
 
     def __len__(self) -> int:
         return len(self.signs)
 
     def columns(self) -> tuple[Tensor, ...]:
         """All arrays."""
-        return (self.conjunction, self.signs, self.alpha, self.beta, self.share, self.low, self.high, self.age)
+        return (self.conjunction, self.signs, self.alpha, self.beta, self.share)
 
     def select(self, index: Tensor) -> _Batch:
         """Some of the domains."""
         return _Batch(*(c[index] for c in self.columns()))
-
-    def cut(self) -> tuple[Tensor, Tensor]:
-        """The neuron bounds with the splits."""
-        return torch.where(self.signs > 0, self.low.clamp(min=0), self.low), torch.where(
-            self.signs < 0, self.high.clamp(max=0), self.high
-        )
-
-    def crossing(self) -> Tensor:
-        """Where a neuron's sign is still open, (B, N)."""
-        return (self.low < 0) & (self.high > 0) & (self.signs == 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +90,6 @@ class NeuronSearch:
     batch: int = 64
     steps: int = 12
     candidates: int = 4
-    refresh: int = 8
-    """Neuron bounds of a domain are computed anew after this many splits."""
 
     def __post_init__(self) -> None:
         self.visited = 0
@@ -120,7 +102,6 @@ class NeuronSearch:
         self.charge = charges(self.exact, self.region, self.bounded.boxes, self.exact.output, self.bounded.charge)
         self.low = torch.cat([self.bounded.boxes[self._input(k)][0] for k in self.nodes], 1) if self.nodes else torch.zeros((1, 0))
         self.high = torch.cat([self.bounded.boxes[self._input(k)][1] for k in self.nodes], 1) if self.nodes else torch.zeros((1, 0))
-        self.late = [k for k in self.nodes if any(j in self.exact.ancestors[self._input(k)] for j in self.nodes)]
         self.stuck = 0
         self.fixed = {k: line for k, line in self.bounded.lines.items() if k not in self.nodes}
         self.region_fast = self.region.to(self.fast.dtype)
@@ -139,17 +120,22 @@ class NeuronSearch:
 
     def _lines(self, batch: _Batch, plan: Plan) -> dict[int, Lines]:
         """Lines of every nonlinear node on the bounds of each domain: the root's, cut by the signs."""
-        lower, upper = batch.cut()
+        lower = torch.where(batch.signs > 0, self.low.clamp(min=0), self.low)
+        upper = torch.where(batch.signs < 0, self.high.clamp(max=0), self.high)
         lows, highs = self._per_node(lower), self._per_node(upper)
         out = {k: line.to(plan.dtype) for k, line in self.fixed.items()}
         for k in self.nodes:
             out[k] = relax(self.exact.steps[k], lows[k], highs[k], self.exact.rounding.unit).to(plan.dtype)
         return out
 
+    def _crossing(self, batch: _Batch) -> Tensor:
+        """Where a neuron's sign is still open, (B, N)."""
+        return (self.low < 0) & (self.high > 0) & (batch.signs == 0)
+
     def _multipliers(self, batch: _Batch, dtype: torch.dtype) -> Multipliers:
         signs = batch.signs.to(dtype).unsqueeze(1)
-        crossing = batch.crossing().unsqueeze(1)
-        on = ((batch.low >= 0) | (batch.signs > 0)).to(dtype).unsqueeze(1)
+        crossing = self._crossing(batch).unsqueeze(1)
+        on = ((self.low >= 0) | (batch.signs > 0)).to(dtype).unsqueeze(1)
         alpha = torch.where(crossing, batch.alpha.to(dtype), on)
         beta = batch.beta.to(dtype).unsqueeze(1).expand(-1, self.count, -1)
         return Multipliers(
@@ -207,9 +193,6 @@ class NeuronSearch:
             on.unsqueeze(1).expand(count, self.count, -1).clone(),
             torch.zeros((count, self.low.shape[1]), device=device),
             torch.full((count,), 1.0 / count, dtype=torch.float64, device=device),
-            self.low.expand(count, -1),
-            self.high.expand(count, -1),
-            torch.zeros(count, dtype=torch.int32, device=device),
         )
         self._settle(root, self._proved(root))
         if self.heap and self._improve(self._take(len(self.heap)), root_steps, 0.1):
@@ -219,7 +202,7 @@ class NeuronSearch:
                 return self._outcome("unknown", "timeout")
             if self.stop():
                 return self._outcome("unknown", "interrupted")
-            children = self._branch(self._renewed(self._take(self.batch)))
+            children = self._branch(self._take(self.batch))
             if len(children) and self._improve(children, self.steps, 0.05):
                 return self._outcome("violated", "")
             self.progress("neuron split", self.closed, len(self.heap), self.visited, self.heap[0][2].lower if self.heap else 0.0)
@@ -256,56 +239,11 @@ class NeuronSearch:
         columns = zip(*(d.batch.columns() for d in domains), strict=True)
         return _Batch(*(torch.stack([c[d.index] for c, d in zip(column, domains, strict=True)]) for column in columns))
 
-    def _renewed(self, batch: _Batch) -> _Batch:
-        """The batch with fresh neuron bounds where they have aged, less the domains that turn out empty."""
-        old = torch.nonzero(batch.age >= self.refresh).squeeze(1)
-        if len(old) == 0 or not self.late:
-            return batch
-        low, high, age = batch.low.clone(), batch.high.clone(), batch.age.clone()
-        for part in old.split(8):
-            low[part], high[part] = self._rebound(batch.select(part))
-            age[part] = 0
-        fresh = replace(batch, low=low, high=high, age=age)
-        empty = (low > high).any(1)
-        self.closed += float(batch.share[empty].sum())
-        return fresh.select(torch.nonzero(~empty).squeeze(1)) if bool(empty.any()) else fresh
-
-    def _rebound(self, batch: _Batch) -> tuple[Tensor, Tensor]:
-        """Proved bounds of the undecided neurons of each domain, given its splits: each row's slopes and multipliers optimised."""
-        low, high = (dict(self._per_node(t.clone())) for t in (batch.low, batch.high))
-        signs = self._per_node(batch.signs.unsqueeze(1))
-        for k in self.late:
-            now = replace(batch, low=torch.cat([low[n] for n in self.nodes], 1), high=torch.cat([high[n] for n in self.nodes], 1))
-            index = torch.nonzero(self._per_node(now.crossing())[k].any(0)).squeeze(1)
-            if len(index) == 0:
-                continue
-            z = self._input(k)
-            start, rows, _ = start_rows(self.fast.steps[z], index, self.fast)
-            below = [n for n in self.nodes if n in self.exact.ancestors[start]]
-            fast = self._lines(now, self.fast)
-            count = rows.shape[1]
-            m = Multipliers(
-                {n: fast[n].lower_slope.expand(-1, count, -1).clone() for n in below},
-                {n: torch.zeros((len(now), count, self.exact.steps[n].size), device=rows.device) for n in below},
-                {n: signs[n].to(rows.dtype) for n in below},
-            )
-            _, best = optimize(self.fast, self.region_fast, fast, start, rows, m, steps=6, rate=0.2)
-            lines, exact = self._lines(now, self.exact), best.to(torch.float64)
-            base, rows, passed = start_rows(self.exact.steps[z], index, self.exact)
-            swept = backward(self.exact, self.region, exact.applied(lines), base, rows, charge=self.charge, shift=exact.shift())
-            down, up = swept.lower.split(len(index), dim=1)
-            if passed is not None:
-                room = self.charge.weights[z][index]
-                down, up = down + passed[0] - room, up + passed[1] - room
-            low[k][:, index] = torch.maximum(low[k][:, index], down)
-            high[k][:, index] = torch.minimum(high[k][:, index], -up)
-        return torch.cat([low[n] for n in self.nodes], 1), torch.cat([high[n] for n in self.nodes], 1)
-
     # -- branching ------------------------------------------------------------------------------------------------------------
 
     def _branch(self, batch: _Batch) -> _Batch:
         """Splits each domain on the neuron whose two children have the best worse bound, among a few with high scores."""
-        some = batch.crossing().any(1)
+        some = self._crossing(batch).any(1)
         self.stuck += int((~some).sum())
         batch = batch.select(torch.nonzero(some).squeeze(1)) if not bool(some.all()) else batch
         if len(batch) == 0:
@@ -325,8 +263,8 @@ class NeuronSearch:
         pick = torch.arange(len(batch), device=row.device)
         coefficient = torch.cat([swept.kept[k].expand(len(batch), -1, -1)[pick, row] for k in self.nodes], -1)
         alpha = torch.cat([m.alpha[k][pick, row] for k in self.nodes], -1)
-        low, high = batch.low.to(self.fast.dtype), batch.high.to(self.fast.dtype)
-        crossing = batch.crossing()
+        low, high = self.low.to(self.fast.dtype), self.high.to(self.fast.dtype)
+        crossing = self._crossing(batch)
         height = torch.where(crossing, -low * high / (high - low).clamp_min(1e-30), 0.0)
         above = (-coefficient).clamp(min=0) * height
         below = coefficient.clamp(min=0) * torch.maximum((1 - alpha) * high, -alpha * low) * 0.5
@@ -347,7 +285,7 @@ class NeuronSearch:
         out = batch.select(index)
         sign = torch.tensor([-1, 1], dtype=torch.int8, device=neuron.device).repeat(len(batch))
         out.signs[torch.arange(len(out), device=neuron.device), neuron.repeat_interleave(2)] = sign
-        return replace(out, share=out.share / 2, age=out.age + 1)
+        return replace(out, share=out.share / 2)
 
     def _try(self, batch: _Batch, best: Tensor, valid: Tensor) -> Tensor:
         """One backward pass for both children of each candidate; returns the position of the best candidate (B,)."""
