@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["bend", "concretise"]
+__all__ = ["bend", "concretise", "weigh"]
 
 _LOOSE = {"reassoc", "contract"}
 
@@ -61,6 +61,32 @@ def _concretise(a, lower, upper, charge, out):  # type: ignore[no-untyped-def]
     for r in numba.prange(batch * count):
         b, s = r // count, r % count
         out[b, s] = _least(a[b % a.shape[0], s], lower[b % lower.shape[0]], upper[b % upper.shape[0]], charge)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_LOOSE, error_model="numpy")
+def _weigh_row(row, weight):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(row.size):
+        total += abs(row[i]) * weight[i]
+    return total
+
+
+@numba.njit(nogil=True, cache=True, parallel=True)
+def _weigh(a, weight, out):  # type: ignore[no-untyped-def]
+    batch, count = out.shape
+    for r in numba.prange(batch * count):
+        b, s = r // count, r % count
+        out[b, s] = _weigh_row(a[b, s], weight)
+
+
+def weigh(a: Tensor, weight: Tensor) -> Tensor:
+    """sum |a| weight over the last axis of a (b, S, n): ``(b, S)``."""
+    if a.device.type != "cpu":
+        return a.abs() @ weight
+    out = torch.empty(a.shape[:2], dtype=a.dtype)
+    _share(a.numel())
+    _weigh(a.contiguous().numpy(), weight.numpy(), out.numpy())
+    return out
 
 
 def _flat(t: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ascertain.certify.fused import bend, concretise
+from ascertain.certify.fused import bend, concretise, weigh
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Region
 
@@ -178,7 +178,7 @@ def backward(
         del pending[s.index]
         fused = s.nonlinear is not None and on_cpu and lines[s.index].lower_intercept is None
         if weights is not None and not fused and s.index not in counted:
-            constant = constant - a.abs() @ weights[s.index]
+            constant = constant - weigh(a, weights[s.index])
         if s.value is not None:
             constant = constant + a @ s.value
         elif s.affine is not None:
@@ -231,7 +231,7 @@ def _minimum(plan: Plan, region: Region, rows: Tensor, charge: Tensor | None) ->
     if region.ball is None and rows.device.type == "cpu":
         return concretise(rows, region.lower, region.upper, charge)
     value = region.minimum(rows, plan.rounding.unit)
-    return value if charge is None else value - rows.abs() @ charge
+    return value if charge is None else value - weigh(rows, charge)
 
 
 def _through(a: Tensor, line: Lines) -> tuple[Tensor, Tensor]:
