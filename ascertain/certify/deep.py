@@ -111,7 +111,7 @@ class DeepEngine:
         margins = tuple(Atoms(np.eye(count)[g], np.zeros(len(g))) for g in groups)
         box = Box(reduced.region.lower[0].cpu().numpy(), reduced.region.upper[0].cpu().numpy()) if len(reduced.free) else None
         single = lambda x: self._confirm(index, reduced.inputs(torch.as_tensor(x[None])))  # noqa: E731
-        if form is not None and box is not None and len(reduced.free) <= FEW_INPUTS:
+        if form is not None and box is not None and len(reduced.free) <= FEW_INPUTS and region.ball is None:
             return self.job.by_inputs(form, Case(box, margins), single)
         better = refiner(reduced.plan, reduced.fast, reduced.region, 12, self.job.check)
         tight = bound_nodes(reduced.plan, reduced.region, refine=better, known=reduced.boxes, check=self.job.check)

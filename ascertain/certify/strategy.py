@@ -18,6 +18,7 @@ from ascertain.errors import ResourceError, UnsupportedError
 from ascertain.evidence import Evidence
 from ascertain.graph.graph import Graph
 from ascertain.properties.property import Atoms, Case, Property
+from ascertain.properties.sets import LpBall, Polytope
 
 if TYPE_CHECKING:
     from ascertain.certify.deep import DeepEngine
@@ -109,11 +110,14 @@ class Job:
             return Decision("unknown", f"unsupported: {names}; no bounds are known for it", "", 0, float("nan"))
 
     def _solve(self, index: int, case: Case) -> Decision:
+        case = _boxed(case)
         joined, unsafe = any(a.input_matrix is not None for a in case.unsafe), case.unsafe
         network = self._with_inputs if joined else self._network(case)
         if joined or any(len(a.bound) == 0 for a in unsafe):
             unsafe = tuple(_plain(a, network) for a in unsafe)
         flat = Case(case.set, unsafe)
+        if isinstance(case.set, LpBall) and case.set.p < np.inf:  # the engines for small networks know boxes alone
+            return self._engine(network).solve(index, flat)
         form = self._dense(network)
         box = case.set.box()
         if form is not None and len(form.layers) == 2:
@@ -231,6 +235,19 @@ def _single(point: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray] | No
         return x, exact
     inner = case.set.project(near)
     return (inner.astype(np.float32), inner) if case.set.contains(inner) else None
+
+
+def _boxed(case: Case) -> Case:
+    """The equal case on a box: the linear constraints of a polytope become atoms of every conjunction."""
+    if not isinstance(case.set, Polytope):
+        return case
+    sides, limits = case.set.matrix, case.set.bound
+    unsafe = []
+    for a in case.unsafe:
+        inputs = np.zeros((len(a.bound), case.set.size)) if a.input_matrix is None else a.input_matrix
+        matrix = np.vstack([a.matrix, np.zeros((len(limits), a.n_outputs))])
+        unsafe.append(Atoms(matrix, np.append(a.bound, limits), input_matrix=np.vstack([inputs, sides])))
+    return Case(case.set.around, tuple(unsafe))
 
 
 def _plain(atoms: Atoms, network: Graph) -> Atoms:

@@ -142,6 +142,8 @@ def _job(
 ) -> Job:
     if not timeout > 0 or not 0 < memory <= 1 or (threads is not None and threads < 1):
         raise DataError("timeout must be positive, memory a share between 0 and 1, threads at least 1; correct the options.")
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise DataError(f"{device!r} is no device that is supported; choose cpu or cuda.")
     if property.n_inputs != network.input_size or property.n_outputs != network.output_size:
         raise ShapeError(
             f"the property is about {property.n_inputs} inputs and {property.n_outputs} outputs, the network has "

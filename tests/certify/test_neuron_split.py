@@ -73,7 +73,8 @@ def test_random_networks_agree_with_mixed_integer_programs(way: str, seed: int, 
 
     def decide(form: DenseForm, case: Case) -> str:
         graph = random_graph(np.random.default_rng(seed))
-        return str(ascertain.verify(graph, Property((case,)), threads=1).status)
+        tie = abs(minimum_margin(form, case)[0]) <= CLOSE  # nothing is expected, and a search could go on for ever
+        return str(ascertain.verify(graph, Property((case,)), threads=1, timeout=1 if tie else 60).status)
 
     compare_with_reference(decide, seed)
 
