@@ -17,7 +17,7 @@ __all__ = ["descend", "violation"]
 
 
 def violation(outputs: Tensor, rows: Tensor, limits: Tensor) -> Tensor:
-    """max over rows of (row . y - limit), ``(K, C)``, for outputs (K, n), rows (C, S, n), limits (C, S): unsafe where it is <= 0."""
+    """max over rows of (row . y - limit), ``(K, C)``, for outputs (K, n), rows (C, S, n), limits (C, S): unsafe at <= 0."""
     return (torch.einsum("kn,csn->kcs", outputs, rows) - limits).amax(-1)
 
 
@@ -53,7 +53,7 @@ def descend(
     seed: int = 0,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Projected sign-gradient descent (Madry et al. 2018) on the violation of every conjunction, from random points and ``starts`` (K, n).
+    """Projected sign-gradient descent (Madry et al. 2018) on every violation, from random points and ``starts`` (K, n).
 
     The step falls geometrically from a quarter of the widths. Returns True once ``confirm`` accepted a point.
     """

@@ -1,7 +1,7 @@
 """Forward bounds: intervals and zonotopes, rounded outward.
 
-A zonotope keeps ``value = center + sum_g generators_g e_g + [-slop, slop]`` with |e_g| <= 1 (DeepZ, Singh et al. 2018). ``slop`` collects rounding
-and whatever is not worth a generator. Evidence: PROVED in float64.
+A zonotope keeps ``value = center + sum_g generators_g e_g + [-slop, slop]`` with |e_g| <= 1 (DeepZ, Singh et al. 2018). ``slop``
+collects rounding and whatever is not worth a generator. Evidence: PROVED in float64.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ def interval_step(plan: Plan, step: Step, args: list[tuple[Tensor, Tensor]]) -> 
     unit, tiny = plan.rounding.unit, plan.rounding.tiny
     if step.value is not None:
         return step.value.unsqueeze(0), step.value.unsqueeze(0)
-    boxed = [(l.reshape(-1, *shape), u.reshape(-1, *shape)) for (l, u), shape in zip(args, step.shapes, strict=True)]
+    boxed = [(low.reshape(-1, *shape), high.reshape(-1, *shape)) for (low, high), shape in zip(args, step.shapes, strict=True)]
     if step.nonlinear is not None:
         low, high = (t.reshape(len(t), -1) for t in step.nonlinear.interval(*boxed[0]))
         room = 0.0 if step.nonlinear.rectifier else 4 * unit * torch.maximum(low.abs(), high.abs()) + tiny
         return low - room, high + room
     if step.affine is None or step.magnitude is None:
         raise TypeError("a step that is neither the input nor a constant has an operator")
-    batch = max(len(l) for l, _ in boxed)
-    centers = [(l + (u - l) / 2).expand(batch, *l.shape[1:]) for l, u in boxed]
-    radii = [torch.maximum(u - c, c - l) * (1 + 4 * unit) for c, (l, u) in zip(centers, boxed, strict=True)]
+    batch = max(len(low) for low, _ in boxed)
+    centers = [(low + (high - low) / 2).expand(batch, *low.shape[1:]) for low, high in boxed]
+    radii = [torch.maximum(high - c, c - low) * (1 + 4 * unit) for c, (low, high) in zip(centers, boxed, strict=True)]
     center = step.affine.forward(*centers).reshape(batch, -1)
     radius = step.magnitude.linear(*radii).reshape(batch, -1)
     if step.gamma > 0:
@@ -46,7 +46,7 @@ def interval_step(plan: Plan, step: Step, args: list[tuple[Tensor, Tensor]]) -> 
 
 @dataclass(frozen=True, eq=False)
 class Zonotope:
-    """``center`` (B, size), ``generators`` (B, G, size), ``slop`` (B, size). Nodes share one numbering of generators; missing ones are 0."""
+    """``center`` (B, size), ``generators`` (B, G, size), ``slop`` (B, size). Nodes share one numbering of generators."""
 
     center: Tensor
     generators: Tensor

@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = ["bend", "concretise", "weigh"]
 
 _LOOSE = {"reassoc", "contract"}
+_MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_LOOSE, error_model="numpy")
@@ -96,21 +97,22 @@ def _flat(t: Tensor) -> np.ndarray:
 def bend(
     a: Tensor, lo: Tensor, hi: Tensor, level: Tensor, charge: Tensor | None, below: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Coefficients a (b, S, n) through lines with slopes lo (b, s, n) where positive, hi (b, 1, n) where negative, intercepts level (b, 1, n).
+    """Coefficients a (b, S, n) through lines: slopes lo (b, s, n) where positive, hi (b, 1, n) where negative, intercepts level.
 
-    Returns out = max(a, 0) lo + min(a, 0) hi (B, S, n), the constant sum min(a, 0) level, and sum |a| charge + |out| below, (B, S) each.
+    Returns out = max(a, 0) lo + min(a, 0) hi (B, S, n), the sums of min(a, 0) level and of |a| charge + |out| below, (B, S) each.
     """
     batch, count, size = max(len(a), len(lo), len(hi)), a.shape[1], a.shape[2]
     out, constant, error = torch.empty((batch, count, size), dtype=a.dtype), *torch.empty((2, batch, count), dtype=a.dtype)
     none = np.zeros(size, dtype=out.numpy().dtype)
-    weights = [none if c is None else c.numpy() for c in (charge, below)]
+    own, next_ = (none if c is None else c.numpy() for c in (charge, below))
     _share(out.numel())
     _bend(
         a.contiguous().numpy(),
         lo.contiguous().numpy(),
         _flat(hi),
         _flat(level),
-        *weights,
+        own,
+        next_,
         out.numpy(),
         constant.numpy(),
         error.numpy(),
@@ -129,4 +131,4 @@ def concretise(a: Tensor, lower: Tensor, upper: Tensor, charge: Tensor | None) -
 
 def _share(entries: int) -> None:
     """Uses as many threads as torch does, but no more than the work is worth: a barrier costs as much as 100,000 entries."""
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, entries // 200_000)))
+    numba.set_num_threads(max(1, min(torch.get_num_threads(), _MOST_THREADS, entries // 200_000)))

@@ -1,9 +1,9 @@
 """Backward linear bounds (CROWN): a row on any node, pushed to the input through lines of every nonlinearity.
 
 Invariant, for every input of the region: ``rows . value(start) >= sum_k A_k . value_k + d - error`` over the nodes k not yet passed
-(Zhang et al. 2018, Theorem 3.2). ``error`` makes it hold in floating point: with M_k >= |value_k| on the region, one application of an affine map
-y = L v + b to a float row A errs by at most gamma |A| (|L| M + |b|), so a fixed vector per node (`Rounding.charge`) times |A| accounts
-for everything, and the sum over nodes is subtracted at the end. Evidence: PROVED in float64.
+(Zhang et al. 2018, Theorem 3.2). ``error`` makes it hold in floating point: with M_k >= |value_k| on the region, one application of
+an affine map y = L v + b to a float row A errs by at most gamma |A| (|L| M + |b|), so a fixed vector per node (`charges`) times |A|
+accounts for everything, and the sum over nodes is subtracted at the end. Evidence: PROVED in float64.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STEEPEST = 1e12
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """lower_slope x + lower_intercept <= f(x) <= upper_slope x + upper_intercept, each ``(b, s, size)`` with b in {1, B}, s in {1, S}."""
+    """lower_slope x + lower_intercept <= f(x) <= upper_slope x + upper_intercept, ``(b, s, size)``, b in {1, B}, s in {1, S}."""
 
     lower_slope: Tensor
     upper_slope: Tensor
@@ -55,7 +55,7 @@ class Lines:
 
 @dataclass(eq=False)
 class Charges:
-    """Per node: ``weights`` (size,), the rounding charge of a coefficient, and ``reach`` (size,), a bound of |value| over the region."""
+    """Per node: ``weights`` (size,), the rounding charge of a coefficient, and ``reach`` (size,), a bound of |value| there."""
 
     weights: dict[int, Tensor] = field(default_factory=dict)
     reach: dict[int, Tensor] = field(default_factory=dict)
@@ -88,23 +88,25 @@ def relax(step: Step, lower: Tensor, upper: Tensor, unit: float) -> Lines:
         below = torch.where(crossing, (upper > -lower).to(lower.dtype), on)
         return Lines(below.unsqueeze(1), slope.unsqueeze(1), intercept.unsqueeze(1))
     shape = (len(lower), *step.shape)
-    l, u = lower.reshape(shape), upper.reshape(shape)
-    width = u - l
-    rise = operator.f(u) - operator.f(l)
+    left, right = lower.reshape(shape), upper.reshape(shape)
+    width = right - left
+    rise = operator.f(right) - operator.f(left)
     chord = rise / torch.where(width > 0, width, 1.0)
     # any slope is sound; across a jump in a box of almost no width the chord's overflows
     slope = torch.where(chord.abs() <= STEEPEST, chord, 0.0)
-    low, high = operator.intercepts(l, u, slope)
-    room = 16 * unit * (slope.abs() * torch.maximum(l.abs(), u.abs()) + low.abs().maximum(high.abs())) + torch.finfo(l.dtype).tiny
-    flat = lambda t: t.reshape(len(lower), 1, -1)  # noqa: E731
-    return Lines(flat(slope), flat(slope), flat(high + room), flat(low - room))
+    low, high = operator.intercepts(left, right, slope)
+    furthest = torch.maximum(left.abs(), right.abs())
+    room = 16 * unit * (slope.abs() * furthest + low.abs().maximum(high.abs())) + torch.finfo(left.dtype).tiny
+    slope, high, low = (t.reshape(len(lower), 1, -1) for t in (slope, high + room, low - room))
+    return Lines(slope, slope, high, low)
 
 
 def charges(plan: Plan, region: Region, boxes: Boxes, start: int, known: Charges | None = None) -> Charges:
     """For each node below ``start`` the vector c_k such that one backward pass errs by at most sum_k |A_k| . c_k on the region.
 
-    ``boxes`` holds bounds of the inputs of nonlinear nodes over (a superset of) the region; ``known`` is extended. Relative errors counted: the
-    affine map itself, the dot product with its offset, the sum over consumers, the scaling by slopes and the sums of constants, two per node at most.
+    ``boxes`` holds bounds of the inputs of nonlinear nodes over (a superset of) the region; ``known`` is extended. Relative errors
+    counted: the affine map itself, the dot product with its offset, the sum over consumers, the scaling by slopes and the sums of
+    constants, two per node at most.
     """
     out = Charges() if known is None else known
     sums, unit = 2 * len(plan.steps), plan.rounding.unit
@@ -129,7 +131,7 @@ def charges(plan: Plan, region: Region, boxes: Boxes, start: int, known: Charges
 
 
 def _bent_reach(step: Step, lower: Tensor, upper: Tensor, unit: float) -> tuple[Tensor, Tensor]:
-    """Largest |f| over the batch of boxes, and what the error of one coefficient on f is multiplied with: intercepts, f, and slope times input."""
+    """Largest |f| over the batch, and what the error of a coefficient on f is multiplied with: intercepts, f, slope times input."""
     operator = step.operator
     inside = torch.maximum(lower.abs(), upper.abs()).amax(0)
     if operator.rectifier:  # type: ignore[attr-defined]
@@ -157,7 +159,7 @@ def backward(
 ) -> Swept:
     """Lower bounds of ``rows`` (b, S, size of start) over each set of the region.
 
-    ``shift[k]`` (B, S or 1, size) is added to the coefficients at the input of nonlinear node k: the multipliers of split constraints.
+    ``shift[k]`` (B, S or 1, size) is added to the coefficients at the input of nonlinear node k: multipliers of splits.
     """
     count = rows.shape[1]
     pending: dict[int, Tensor] = {start: rows}
@@ -214,7 +216,7 @@ def backward(
 def _pull(step: Step, a: Tensor, live: Tensor | None) -> tuple[Tensor | None, tuple[Tensor, ...]]:
     """Rows (b, S, size) through an affine map: their product with its offset, and the rows on its inputs.
 
-    Neurons outside ``live`` are off. What they keep is a lower slope >= 0, which may fall to 0, but only with its share of the offset.
+    Neurons outside ``live`` are off. What they keep is a lower slope >= 0, which may fall to 0 with its share of the offset.
     """
     if step.affine is None:
         raise TypeError("only affine steps have a transpose")

@@ -1,10 +1,10 @@
 """Optimised lower bounds: slopes (alpha) of lower lines and multipliers (beta) of split constraints, by projected gradient ascent.
 
-The bound is piecewise smooth in alpha and beta, and its gradient has a closed form (no autograd tape): with x* the minimiser of the final
-row and zhat the values of one forward sweep through the SELECTED lines at x*, d bound / d alpha_i = max(A_i, 0) zhat_i and
+The bound is piecewise smooth in alpha and beta, and its gradient has a closed form (no autograd tape): with x* the minimiser of the
+final row and zhat the values of one forward sweep through the SELECTED lines at x*, d bound / d alpha_i = max(A_i, 0) zhat_i and
 d bound / d beta_i = -s_i zhat_i, where A_i is the row's coefficient on neuron i and s_i the sign of its split. One backward and one
-forward sweep per step. Any alpha in [0, 1] and beta >= 0 give a sound bound (Xu et al. 2021, Wang et al. 2021), so this file may compute in
-single precision; what is claimed is re-evaluated by `linear.backward` with charges.
+forward sweep per step. Any alpha in [0, 1] and beta >= 0 give a sound bound (Xu et al. 2021, Wang et al. 2021), so this file may
+compute in single precision; what is claimed is re-evaluated by `linear.backward` with charges.
 """
 
 from __future__ import annotations
@@ -48,19 +48,13 @@ class Multipliers:
         """What split constraints add to the coefficients at the inputs of nonlinear nodes."""
         return {k: -b * self.signs[k] for k, b in self.beta.items()}
 
-    def select(self, keep: Tensor) -> Multipliers:
-        """The multipliers of some members of the batch."""
-        pick = lambda d: {k: v[keep] for k, v in d.items()}  # noqa: E731
-        return Multipliers(pick(self.alpha), pick(self.beta), pick(self.signs))
-
     def to(self, dtype: torch.dtype) -> Multipliers:
         """The same in another precision."""
-        cast = lambda d: {k: v.to(dtype) for k, v in d.items()}  # noqa: E731
-        return Multipliers(cast(self.alpha), cast(self.beta), cast(self.signs))
+        return Multipliers(*({k: v.to(dtype) for k, v in d.items()} for d in (self.alpha, self.beta, self.signs)))
 
 
 def selected_values(plan: Plan, lines: dict[int, Lines], swept: Swept, start: int, x: Tensor) -> dict[int, Tensor]:
-    """Values ``(B, S, size)`` of the inputs of nonlinear nodes at x ``(B, S, n)``, through the lines that the backward pass selected."""
+    """Values ``(B, S, size)`` of the inputs of nonlinear nodes at x ``(B, S, n)``, through the lines that `backward` selected."""
     batch, count = x.shape[:2]
     out: dict[int, Tensor] = {plan.input: x}
     wanted = {plan.steps[k].inputs[0] for k in swept.kept}

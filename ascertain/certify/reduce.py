@@ -1,8 +1,8 @@
 """A network on one input set, reduced to what is still undecided there.
 
-On a region most rectifiers are stable, that is, linear. Substituting them leaves z = L v + G x + b +- e over the free inputs x and the outputs v of the
-neurons that are still curved; e bounds the rounding of the substitution. The reduced network is a `Plan` again, so every method works on
-it, at a cost that depends on the number of curved neurons only.
+On a region most rectifiers are stable, that is, linear. Substituting them leaves z = L v + G x + b +- e over the free inputs x and
+the outputs v of the neurons that are still curved; e bounds the rounding of the substitution. The reduced network is a `Plan` again,
+so every method works on it, at a cost that depends on the number of curved neurons only.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Joint(Affine):
         return Joint(tuple(abs(w) for w in self.weights), abs(self.bias))
 
     def terms(self, *shapes: Shape) -> int:
-        return max(len(self.bias), sum(w.shape[1] for w in self.weights)) + 1
+        return max(len(self.bias), sum(int(w.shape[1]) for w in self.weights)) + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ def _curved(plan: Plan, bounded: Bounded) -> dict[int, Tensor]:
 
 
 def _substitute(plan: Plan, bounded: Bounded, curved: dict[int, Tensor], charge: Charges, start: int, rows: Tensor) -> _Forms:
-    """Rows (S, size of start) as linear forms: through affine maps and stable rectifiers, stopping at curved neurons and at the input."""
+    """Rows (S, size of start) as linear forms: through affine maps and stable rectifiers, up to curved neurons and the input."""
     pending = {start: rows}
     constant, error = rows.new_zeros(len(rows)), rows.new_zeros(len(rows))
     neurons: dict[int, Tensor] = {}
@@ -141,9 +141,16 @@ def _substitute(plan: Plan, bounded: Bounded, curved: dict[int, Tensor], charge:
 
 
 def reduce_plan(
-    plan: Plan, region: Region, bounded: Bounded, rows: Tensor, limits: Tensor, *, limit: int, check: Callable[[], None] = lambda: None
+    plan: Plan,
+    region: Region,
+    bounded: Bounded,
+    rows: Tensor,
+    limits: Tensor,
+    *,
+    limit: int,
+    check: Callable[[], None] = lambda: None,
 ) -> Reduced | None:
-    """The network on the region (one set) with outputs ``rows . y - limits``, rows (S, n_out); None when more than ``limit`` matrix entries."""
+    """The network on one set with outputs ``rows . y - limits``, rows (S, n_out); None when over ``limit`` matrix entries."""
     curved = _curved(plan, bounded)
     free = torch.nonzero(region.upper[0] > region.lower[0]).squeeze(1)
     total = sum(len(i) for i in curved.values())

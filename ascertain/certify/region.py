@@ -83,7 +83,8 @@ def _dual_norm(rows: Tensor, p: float) -> Tensor:
     if p == 1.0:
         return largest
     scale = largest.clamp_min(torch.finfo(rows.dtype).tiny)
-    return scale * torch.linalg.vector_norm(rows / scale.unsqueeze(-1), ord=2 if p == 2.0 else 1, dim=-1)
+    norm: Tensor = torch.linalg.vector_norm(rows / scale.unsqueeze(-1), ord=2 if p == 2.0 else 1, dim=-1)
+    return scale * norm
 
 
 def _dot(rows: Tensor, vectors: Tensor) -> Tensor:

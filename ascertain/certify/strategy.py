@@ -49,7 +49,7 @@ class Job:
     engines: dict[str, DeepEngine] = field(default_factory=dict)
     forms: dict[str, DenseForm | None] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def deadline(self) -> float:
         return self.started + self.timeout
 
@@ -99,7 +99,7 @@ class Job:
         return self.witness
 
     def _case(self, index: int, case: Case) -> Decision:
-        """One case: the compiled kernels for small networks with few inputs or one hidden layer, the batched engine for all others."""
+        """One case: compiled kernels for small networks with few inputs, programs for one hidden layer, the batched engine else."""
         try:
             self.check()
             return self._solve(index, case)
@@ -219,7 +219,7 @@ class Job:
 def _single(point: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray] | None:
     """The float32 input to run for a point, and the point of the set that it stands for; None when there is none.
 
-    The float32 numbers are moved into the box one by one where rounding left it. Where the box holds no float32 (a fixed input such as 0.1),
+    The float32 numbers are moved into the box one by one where rounding left it. Where the box holds no float32 (a fixed 0.1, say),
     the rounding of a point of the set is run, as any deployed model would.
     """
     box = case.set.box()

@@ -122,7 +122,7 @@ class Affine(Operator):
         return self
 
     def restrict(self, index: Array, *shapes: Shape) -> Array | None:
-        """The rows ``(len(index), *shape_0)`` of the single matrix L_0 at flat output positions, when they can be had without computing."""
+        """The rows ``(len(index), *shape_0)`` of the single matrix L_0 at flat output positions, where they need no computing."""
         return None
 
     def terms(self, *shapes: Shape) -> int:

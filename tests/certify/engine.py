@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def chain(rng: np.random.Generator, sizes: tuple[int, ...] = (3, 6, 5, 2), scale
     """Affine maps with ReLUs between them."""
     build = Builder()
     x = value = build.input((sizes[0],))
-    for k, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for k, (a, b) in enumerate(pairwise(sizes)):
         value = build(dense(rng, a, b, scale), build(Relu(), value) if k else value)
     return build.graph(x, value)
 
@@ -76,7 +77,7 @@ def compiled(graph: Graph) -> Plan:
 
 
 def region(rng: np.random.Generator, size: int, batch: int = 1, radius: float = 0.5, p: float | None = None) -> Region:
-    """Boxes around random points, one coordinate in five a point; with p one ball around the first point, cut with the box around it."""
+    """Boxes around random points, one coordinate in five a point; with p one ball around the first point, in its box."""
     center, width = rng.normal(size=(batch, size)), radius * rng.random((batch, size))
     width[:, rng.random(size) < 0.2] = 0.0
     if p is None:
@@ -154,13 +155,13 @@ def loops(plan: Plan, region: Region, lines: dict[int, Lines], start: int, row: 
                 target[n] += sum(c * v for c, v in zip(a, column, strict=True))
     final = pending.get(plan.input, [])
     low, high = region.lower[member % len(region)].tolist(), region.upper[member % len(region)].tolist()
-    return constant + sum(c * (l if c >= 0 else u) for c, l, u in zip(final, low, high, strict=True))
+    return constant + sum(c * (a if c >= 0 else b) for c, a, b in zip(final, low, high, strict=True))
 
 
 def contained(plan: Plan, boxes: Boxes, values: list[Tensor], member: int, slack: float = 0.0) -> None:
     """Asserts that values (K, size) of every node lie in its bounds."""
     for k, (low, high) in boxes.items():
-        l, u = low[member % len(low)], high[member % len(high)]
+        least, most = low[member % len(low)], high[member % len(high)]
         room = slack * (1 + values[k].abs())
-        assert bool((values[k] >= l - room).all()), f"node {k} below its lower bound by {float((l - values[k]).max())}"
-        assert bool((values[k] <= u + room).all()), f"node {k} above its upper bound by {float((values[k] - u).max())}"
+        assert bool((values[k] >= least - room).all()), f"node {k} below its lower bound by {float((least - values[k]).max())}"
+        assert bool((values[k] <= most + room).all()), f"node {k} above its upper bound by {float((values[k] - most).max())}"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ascertain
-from ascertain.certify.bounds import bound_nodes, refiner, start_rows
+from ascertain.certify.bounds import _start, bound_nodes, refiner
 from ascertain.certify.dense import dense_form
 from ascertain.certify.milp import deepest_violation
 from ascertain.certify.plan import Plan
@@ -27,7 +27,10 @@ METHODS = ("interval", "zonotope", "crown", "alpha")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("zonotope", "batch", "p"), [(None, 1, None), (False, 3, None), (True, 3, None), (None, 1, 2.0), (None, 1, 1.0)])
+@pytest.mark.parametrize(
+    ("zonotope", "batch", "p"),
+    [(None, 1, None), (False, 3, None), (True, 3, None), (None, 1, 2.0), (None, 1, 1.0)],
+)
 def test_nodes_contain_sampled_values(kind: str, zonotope: bool | None, batch: int, p: float | None) -> None:
     for seed in range(2):
         rng = np.random.default_rng(seed)
@@ -53,7 +56,7 @@ def test_refined_nodes_contain_sampled_values_and_are_no_wider(kind: str) -> Non
         better = bound_nodes(plan, where, refine=refiner(plan, fast, where, 8), known=plain.every)
         values = plan.forward(sample(where, rng, 400)[0])
         contained(plan, better.boxes, values, 0, 1e-9)
-        width = [sum(float((u - l).sum()) for l, u in b.boxes.values()) for b in (plain, better)]
+        width = [sum(float((high - low).sum()) for low, high in b.boxes.values()) for b in (plain, better)]
         assert width[1] <= width[0] + 1e-9
 
 
@@ -62,7 +65,7 @@ def test_rows_of_neurons_agree_with_unit_rows() -> None:
     plan = compiled(chain(rng))
     step = next(s for s in plan.steps if s.affine is not None and s.index > 1)
     index = torch.tensor([0, 2])
-    node, rows, passed = start_rows(step, index, plan)
+    node, rows, passed = _start(step, index, plan)
     values = plan.forward(torch.tensor(rng.normal(size=(20, 3))))
     assert node == step.inputs[0] and passed is not None
     found = values[node] @ rows[0].T + torch.cat([passed[0], passed[1]])

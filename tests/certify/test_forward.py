@@ -43,7 +43,7 @@ def test_contain_exact_values(zonotope: bool, scale: float) -> None:
         where = region(rng, 3, radius=float(rng.choice([0.0, 1e-12, 0.3])))
         low, high = (t[0].tolist() for t in bound_nodes(plan, where, back=False, zonotope=zonotope).every[plan.output])
         for y in exactly(graph, sample(where, rng, 6)[0].numpy()):
-            assert all(Fraction(l) <= v <= Fraction(u) for l, v, u in zip(low, y, high, strict=True))
+            assert all(Fraction(a) <= v <= Fraction(b) for a, v, b in zip(low, y, high, strict=True))
 
 
 def test_rounding_outward_is_needed() -> None:

@@ -63,7 +63,9 @@ def test_bounds_of_the_reduced_network_hold_for_the_network(kind: str) -> None:
         assert bool((lower <= margins.amin(0) + 1e-9).all())
 
 
-def exact_errors(small: Reduced, graph: Graph, point: torch.Tensor, rows: torch.Tensor, limits: torch.Tensor) -> list[tuple[Fraction, Fraction]]:
+def exact_errors(
+    small: Reduced, graph: Graph, point: torch.Tensor, rows: torch.Tensor, limits: torch.Tensor
+) -> list[tuple[Fraction, Fraction]]:
     """(|margin of the network - margin of the stored maps on the network's own values|, stated error): all in rational arithmetic.
 
     The true values of the curved neurons are taken from the original network, so that only the last map's error counts.
@@ -86,7 +88,7 @@ def exact_errors(small: Reduced, graph: Graph, point: torch.Tensor, rows: torch.
             own[s.index] = z
             if s.index == small.plan.output:
                 y = values[exact.output][0]
-                true = [sum(Fraction(c) * v for c, v in zip(r, y, strict=True)) - Fraction(m) for r, m in zip(rows.tolist(), limits.tolist(), strict=True)]
+                true = fractions(rows.numpy()) @ y - fractions(limits.numpy())
                 out = [(abs(a - b), Fraction(e)) for a, b, e in zip(z, true, s.error.tolist(), strict=True)]
         else:
             # positions of the curved neurons: those whose sum, up to rounding, is the neuron's input
