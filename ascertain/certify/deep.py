@@ -30,7 +30,7 @@ METHODS = ("alpha", "crown", "interval", "zonotope")
 
 
 def region_of(sets: InputSet, dtype: torch.dtype, device: torch.device) -> Region:
-    """The engine's view of an input set: its bounding box, and the ball itself for p = 1 and 2. A polytope's extra rows are dropped (sound)."""
+    """The engine's view of an input set: its bounding box, and the ball itself for p = 1 and 2; a polytope's rows are dropped."""
     box = sets.box()
     lower = torch.tensor(box.lower, dtype=dtype, device=device).unsqueeze(0)
     upper = torch.tensor(box.upper, dtype=dtype, device=device).unsqueeze(0)
@@ -98,7 +98,7 @@ class DeepEngine:
         return self._search(index, left, region, bounded)
 
     def _search(self, index: int, case: Case, region: Region, bounded: Bounded) -> Decision:
-        """Branch and bound on the network reduced to its undecided neurons, or on all of it where that is too large or has no input."""
+        """Branch and bound on the network reduced to its undecided neurons; on all of it where that is too large or has no input."""
         rows, limits = stack_atoms(case.unsafe, torch.float64, self.exact.device)
         count = rows.shape[0] * rows.shape[1]
         flat = rows.reshape(count, -1), limits.reshape(count)
@@ -169,4 +169,6 @@ def output_bounds(
         swept = backward(plan, region, lines, plan.output, rows, charge=charge)
         below, above = swept.lower[0].split(len(eye))
         low, high = torch.maximum(low, below), torch.minimum(high, -above)
+    # What overflowed, or is no number, bounds nothing.
+    low, high = torch.where(low < torch.inf, low, -torch.inf), torch.where(high > -torch.inf, high, torch.inf)
     return low.cpu().numpy(), high.cpu().numpy()

@@ -36,7 +36,7 @@ def test_nodes_contain_sampled_values(kind: str, zonotope: bool | None, batch: i
         rng = np.random.default_rng(seed)
         plan = compiled(graph_of(kind, seed))
         where = region(rng, plan.steps[plan.input].size, batch, p=p)
-        bounded = bound_nodes(plan, where, zonotope=zonotope, rows_at_once=7)
+        bounded = bound_nodes(plan, where, zonotope=zonotope)
         points = sample(where, rng, 300)
         for b in range(batch):
             values = plan.forward(points[b])
