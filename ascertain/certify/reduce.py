@@ -1,8 +1,8 @@
 """A network on one input set, reduced to what is still undecided there.
 
 On a region most rectifiers are stable, that is, linear. Substituting them leaves z = L v + G x + b +- e over the free inputs x and
-the outputs v of the neurons that are still curved; e bounds the rounding of the substitution. The reduced network is a `Plan` again,
-so every method works on it, at a cost that depends on the number of curved neurons only.
+the outputs v of the neurons that are still curved; e bounds the rounding of the substitution. The reduced network is a `Plan`
+again, so every method works on it, at a cost that depends on the number of curved neurons only.
 """
 
 from __future__ import annotations
