@@ -50,13 +50,13 @@ class DeepEngine:
     fast: Plan = field(init=False)
 
     def __post_init__(self) -> None:
-        torch.set_num_threads(self.job.threads)
         device = self.job.device
         self.exact = Plan.compile(self.network, torch.float64, device)
         self.fast = Plan.compile(self.network, torch.float32, device)
 
     def attack(self, index: int, case: Case, *, restarts: int, steps: int, deadline: float) -> bool:
         """Whether descent found a witness."""
+        self._threads(self.fast.work * restarts * len(case.unsafe))
         return descend(
             self.fast,
             region_of(case.set, torch.float32, self.fast.device),
@@ -69,8 +69,13 @@ class DeepEngine:
             stop=self.job.stop,
         )
 
+    def _threads(self, work: float) -> None:
+        """All threads for passes of many multiply-adds, one for small ones, where waiting for each other costs more than it saves."""
+        torch.set_num_threads(self.job.threads if work > 3e7 else 1)
+
     def root(self, region: Region) -> Bounded:
         """Proved bounds of all neurons over the region."""
+        self._threads(64 * self.exact.work)
         return bound_nodes(self.exact, region, check=self.job.check)
 
     def solve(self, index: int, case: Case) -> Decision:
@@ -96,13 +101,14 @@ class DeepEngine:
         return self._search(index, left, region, bounded)
 
     def _search(self, index: int, case: Case, region: Region, bounded: Bounded) -> Decision:
-        """Branch and bound on the network reduced to its undecided neurons; on all of it where that is too large or has no input."""
+        """Branch and bound on the network reduced to its undecided neurons; all of it where that is too large or has no input."""
         rows, limits = stack_atoms(case.unsafe, torch.float64, self.exact.device)
         count = rows.shape[0] * rows.shape[1]
         flat = rows.reshape(count, -1), limits.reshape(count)
         reduced = reduce_plan(self.exact, region, bounded, *flat, limit=int(self.job.memory / 32), check=self.job.check)
         if reduced is None or len(reduced.free) == 0:
             confirm = lambda points: self._confirm(index, points, case)  # noqa: E731
+            self._threads(128 * self.exact.work)
             return self._neurons(NeuronSearch(self.exact, self.fast, region, bounded, rows, limits, confirm, self.job.deadline))
         form = reduced.dense()
         groups = np.arange(count).reshape(rows.shape[:2])
@@ -111,6 +117,7 @@ class DeepEngine:
         single = lambda x: self._confirm(index, reduced.inputs(torch.as_tensor(x[None])))  # noqa: E731
         if form is not None and box is not None and len(reduced.free) <= FEW_INPUTS and region.ball is None:
             return self.job.by_inputs(form, Case(box, margins), single)
+        self._threads(128 * reduced.work)
         better = refiner(reduced.plan, reduced.fast, reduced.region, 12, self.job.check)
         tight = bound_nodes(reduced.plan, reduced.region, refine=better, known=reduced.boxes, check=self.job.check)
         eye = torch.eye(count, dtype=torch.float64, device=rows.device).reshape(*groups.shape, count)

@@ -118,6 +118,15 @@ class Plan:
         return tuple(count)
 
     @cached_property
+    def work(self) -> float:
+        """Multiply-adds of one forward or backward pass of one row, about."""
+        total = 0.0
+        for s in self.steps:
+            weights = () if s.affine is None else s.affine.arrays().values()
+            total += sum(w.numel() * s.size / w.shape[0] for w in weights if w.ndim > 1)
+        return total
+
+    @cached_property
     def ancestors(self) -> tuple[frozenset[int], ...]:
         """For each step the steps that it depends on, itself included."""
         found: list[frozenset[int]] = []

@@ -62,6 +62,11 @@ class Reduced:
     free: Tensor
     fixed: Tensor
 
+    @property
+    def work(self) -> float:
+        """Multiply-adds of one pass of one row."""
+        return float(sum(w.numel() for s in self.plan.steps if isinstance(s.affine, Joint) for w in s.affine.weights))
+
     def inputs(self, points: Tensor) -> Tensor:
         """Inputs (K, n) of the original network for points (K, free) of the reduced one."""
         out = self.fixed.expand(len(points), -1).clone()
