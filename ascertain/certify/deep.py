@@ -70,7 +70,7 @@ class DeepEngine:
         )
 
     def _threads(self, work: float) -> None:
-        """All threads for passes of many multiply-adds, one for small ones, where waiting for each other costs more than it saves."""
+        """All threads for passes of many multiply-adds; one for small ones, where waiting for the other costs more than it saves."""
         torch.set_num_threads(self.job.threads if work > 3e7 else 1)
 
     def root(self, region: Region) -> Bounded:
