@@ -1,4 +1,4 @@
-"""Bounds of every node over a batch of input sets: cheap forward bounds first, back-substitution only where they leave a neuron undecided."""
+"""Bounds of every node over a batch of input sets: forward bounds first, back-substitution where they leave a neuron undecided."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def bound_nodes(
 ) -> Bounded:
     """Bounds of every nonlinear node's input.
 
-    ``back``: back-substitute the neurons that forward bounds leave curved. ``zonotope``: use zonotopes beside intervals (None: when the
-    free inputs are fewer than the widest layer). ``refine(node, index, lines, charge)`` may replace the back-substitution of the neurons
-    ``index`` by something tighter. ``known``: bounds of nodes that hold already.
+    ``back``: back-substitute the neurons that forward bounds leave curved. ``zonotope``: use zonotopes beside intervals (None: when
+    the free inputs are fewer than the widest layer). ``refine(node, index, lines, charge)`` may replace the back-substitution of
+    the neurons ``index`` by something tighter. ``known``: bounds of nodes that hold already.
     ``check`` is called often and may raise to end the work. Evidence: PROVED in float64.
     """
     out = Bounded()

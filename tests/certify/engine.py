@@ -148,10 +148,10 @@ def loops(plan: Plan, region: Region, lines: dict[int, Lines], start: int, row: 
         for j, (i, shape) in enumerate(zip(s.inputs, s.shapes, strict=True)):
             size = int(np.prod(shape))
             target = pending.setdefault(i, [0.0] * size)
-            for n in range(size):
-                unit = [z.clone() for z in zero]
-                unit[j].reshape(-1)[n] = 1.0
-                column = (s.operator.forward(*unit).reshape(-1) - torch.tensor(offset, dtype=plan.dtype)).tolist()
+            units = [z.expand(size, *z.shape[1:]) for z in zero]
+            units[j] = torch.eye(size, dtype=plan.dtype).reshape(size, *shape)
+            columns = (s.operator.forward(*units).reshape(size, -1) - torch.tensor(offset, dtype=plan.dtype)).tolist()
+            for n, column in enumerate(columns):
                 target[n] += sum(c * v for c, v in zip(a, column, strict=True))
     final = pending.get(plan.input, [])
     low, high = region.lower[member % len(region)].tolist(), region.upper[member % len(region)].tolist()

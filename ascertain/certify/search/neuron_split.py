@@ -1,8 +1,8 @@
 """Branch and bound over the signs of neurons, with optimised linear bounds (beta-CROWN, Wang et al. 2021), batched in torch.
 
-Every domain is the whole input set with the signs of some neurons fixed; bounds of intermediate neurons come from the root. Slopes and
-multipliers are optimised in single precision where that is faster; a domain is closed only by a double-precision pass with rounding
-charges (PROVED).
+Every domain is the whole input set with the signs of some neurons fixed; bounds of intermediate neurons come from the root. Slopes
+and multipliers are optimised in single precision where that is faster; a domain is closed only by a double-precision pass with
+rounding charges (PROVED).
 """
 
 from __future__ import annotations
