@@ -14,7 +14,7 @@ from ascertain.operators.piecewise import Relu
 __all__ = ["DenseForm", "DenseLayer", "dense_form", "gamma"]
 
 FEW = 8
-"""Roundings in one coefficient or offset that an operator computes from its parameters (batch norm: 7)."""
+"""Roundings in one coefficient or offset that an operator computes from its parameters (batch norm: 7, also merged)."""
 
 
 @dataclass(frozen=True, eq=False)

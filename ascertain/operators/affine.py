@@ -13,6 +13,7 @@ from ascertain.operators.arguments import argument, array, unsupported, variable
 from ascertain.operators.arrays import broadcast, fits, fold, repeats, spread
 from ascertain.operators.base import Affine, Array, Emit, Operator, Ref, Shape, namespace
 from ascertain.operators.movement import Reshape, Transpose
+from ascertain.operators.normalization import MERGED, bias_size, merge
 from ascertain.operators.reading import Call, aten, onnx
 
 __all__ = ["Dense", "MatrixProduct", "Scale", "Shift", "Sum"]
@@ -22,11 +23,13 @@ __all__ = ["Dense", "MatrixProduct", "Scale", "Shift", "Sum"]
 class Dense(Affine):
     """y = x @ weight.T + bias on the last axis; weight ``(out, in)``, bias ``(out,)`` or None.
 
-    Stored parameters may be off the true ones by one relative rounding, which `terms` counts.
+    Stored parameters may be off the true ones by one relative rounding, which `terms` counts; after `merge` by a few more, those
+    of ``bias`` relative to ``margin`` ``(out,)``.
     """
 
     weight: Array
     bias: Array | None = None
+    margin: Array | None = None
 
     def infer(self, *shapes: Shape) -> Shape:
         out, size = map(int, self.weight.shape)
@@ -46,6 +49,10 @@ class Dense(Affine):
 
     def then(self, after: Operator, *shapes: Shape) -> Operator | None:
         out = self.infer(*shapes)
+        if len(out) == 2 and self.margin is None:
+            merged = merge(after, out, self.weight, (-1, 1), self.bias)
+            if merged is not None:
+                return Dense(*merged)
         if not isinstance(after, Shift) or self.bias is not None or after.infer(out) != out:
             return None
         offset = np.broadcast_to(after.offset, out).reshape(-1, out[-1])
@@ -56,16 +63,17 @@ class Dense(Affine):
         return self.weight[index].reshape(-1, *shapes[0]) if flat else None
 
     def magnitude(self) -> Affine:
-        return Dense(abs(self.weight), None if self.bias is None else abs(self.bias))
+        return Dense(abs(self.weight), bias_size(self.bias, self.margin), self.margin)
 
     def terms(self, *shapes: Shape) -> int:
-        return int(max(self.weight.shape)) + 2
+        return int(max(self.weight.shape)) + 2 + (0 if self.margin is None else MERGED)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
         r = np.random.default_rng(0)
         yield cls(r.normal(size=(4, 7)), r.normal(size=4)), ((7,),)
         yield cls(r.normal(size=(4, 3))), ((2, 5, 3),)
+        yield cls(r.normal(size=(4, 3)), r.normal(size=4), np.full(4, 4.0)), ((1, 3),)
 
 
 @dataclass(frozen=True, eq=False)

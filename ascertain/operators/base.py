@@ -71,7 +71,8 @@ class Operator:
     def then(self, after: Operator, *shapes: Shape) -> Operator | None:
         """The operator equal to ``after`` applied to this one's output, given this one's input shapes; None where none is known.
 
-        Its coefficients are exact, or rounded with a relative error that its own ``terms`` count; an offset is never added up.
+        Its coefficients are exact, or rounded with a relative error that its own ``terms`` count. Offsets are added up only where
+        `magnitude` keeps the size of what was added: the sum may cancel.
         """
         return None
 

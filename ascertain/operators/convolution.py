@@ -15,6 +15,7 @@ from ascertain.operators.arguments import argument, constant, unsupported, varia
 from ascertain.operators.arrays import through_torch
 from ascertain.operators.base import Affine, Array, Operator, Ref, Shape
 from ascertain.operators.movement import Reshape
+from ascertain.operators.normalization import MERGED, bias_size, merge
 from ascertain.operators.reading import Call, aten, onnx
 
 __all__ = ["Conv", "ConvTranspose", "Pads", "convolve", "transpose_convolve"]
@@ -126,7 +127,10 @@ def unfolded(y: Array, like: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Conv(Affine):
-    """Cross-correlation of ``(N, C, *S)`` with ``weight`` ``(O, C / groups, *K)``; ``pads`` are (before, after) per axis of S."""
+    """Cross-correlation of ``(N, C, *S)`` with ``weight`` ``(O, C / groups, *K)``; ``pads`` are (before, after) per axis of S.
+
+    Stored parameters are exact, or off by what `merge` rounds: then ``margin`` ``(O,)`` is what errors of ``bias`` are relative to.
+    """
 
     weight: Array
     bias: Array | None
@@ -134,6 +138,7 @@ class Conv(Affine):
     pads: Pads
     dilation: tuple[int, ...]
     groups: int = 1
+    margin: Array | None = None
 
     def infer(self, *shapes: Shape) -> Shape:
         (x,) = shapes
@@ -154,7 +159,12 @@ class Conv(Affine):
         return through_torch(run, x, self.weight, bias)
 
     def then(self, after: Operator, *shapes: Shape) -> Operator | None:
-        bias = None if self.bias is not None else per_channel(after, self.infer(*shapes))
+        out = self.infer(*shapes)
+        if self.margin is None:
+            merged = merge(after, out, self.weight, (-1, *[1] * (self.weight.ndim - 1)), self.bias)
+            if merged is not None:
+                return replace(self, weight=merged[0], bias=merged[1], margin=merged[2])
+        bias = None if self.bias is not None else per_channel(after, out)
         return None if bias is None else replace(self, bias=bias)
 
     def linear(self, *inputs: Array) -> Array:
@@ -170,11 +180,11 @@ class Conv(Affine):
         return (through_torch(run, gradient, self.weight),)
 
     def magnitude(self) -> Affine:
-        return replace(self, weight=abs(self.weight), bias=None if self.bias is None else abs(self.bias))
+        return replace(self, weight=abs(self.weight), bias=bias_size(self.bias, self.margin))
 
     def terms(self, *shapes: Shape) -> int:
         out, channels, *kernel = map(int, self.weight.shape)
-        return max(channels, out // self.groups) * prod(kernel) + 1
+        return max(channels, out // self.groups) * prod(kernel) + 1 + (0 if self.margin is None else MERGED)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
@@ -182,6 +192,8 @@ class Conv(Affine):
         yield cls(r.normal(size=(3, 2, 3, 2)), r.normal(size=3), (2, 1), ((1, 0), (0, 2)), (1, 2)), ((1, 2, 6, 5),)
         yield cls(r.normal(size=(4, 1, 3, 3)), None, (2, 2), ((1, 1), (1, 1)), (1, 1), groups=2), ((2, 2, 6, 5),)
         yield cls(r.normal(size=(2, 3, 2)), r.normal(size=2), (3,), ((0, 0),), (2,)), ((1, 3, 8),)
+        margin = np.array([4.0, 5.0])
+        yield cls(r.normal(size=(2, 1, 1)), r.normal(size=2), (1,), ((0, 0),), (1,), margin=margin), ((1, 1, 3),)
         yield (
             cls(r.normal(size=(2, 1, 2, 2, 2)), r.normal(size=2), (1, 2, 1), ((0, 1), (1, 1), (0, 0)), (1, 1, 1)),
             ((1, 1, 3, 3, 2),),
@@ -191,7 +203,7 @@ class Conv(Affine):
 @dataclass(frozen=True, eq=False)
 class ConvTranspose(Affine):
     """Transposed convolution of ``(N, C, *S)`` with ``weight`` ``(C, O / groups, *K)``: (before, after) ``pads`` are cut off the
-    result and ``extra`` entries (output padding) added behind it.
+    result and ``extra`` entries (output padding) added behind it. ``margin`` is that of `Conv`.
     """
 
     weight: Array
@@ -201,6 +213,7 @@ class ConvTranspose(Affine):
     dilation: tuple[int, ...]
     extra: tuple[int, ...]
     groups: int = 1
+    margin: Array | None = None
 
     def infer(self, *shapes: Shape) -> Shape:
         (x,) = shapes
@@ -226,7 +239,13 @@ class ConvTranspose(Affine):
         return through_torch(run, x, self.weight, bias)
 
     def then(self, after: Operator, *shapes: Shape) -> Operator | None:
-        bias = None if self.bias is not None else per_channel(after, self.infer(*shapes))
+        out = self.infer(*shapes)
+        if self.margin is None:
+            grouped = self.weight.reshape(self.groups, -1, *self.weight.shape[1:])
+            merged = merge(after, out, grouped, (self.groups, 1, -1, *[1] * (self.weight.ndim - 2)), self.bias)
+            if merged is not None:
+                return replace(self, weight=merged[0].reshape(self.weight.shape), bias=merged[1], margin=merged[2])
+        bias = None if self.bias is not None else per_channel(after, out)
         return None if bias is None else replace(self, bias=bias)
 
     def linear(self, *inputs: Array) -> Array:
@@ -244,11 +263,11 @@ class ConvTranspose(Affine):
         return (through_torch(run, gradient, self.weight),)
 
     def magnitude(self) -> Affine:
-        return replace(self, weight=abs(self.weight), bias=None if self.bias is None else abs(self.bias))
+        return replace(self, weight=abs(self.weight), bias=bias_size(self.bias, self.margin))
 
     def terms(self, *shapes: Shape) -> int:
         channels, out, *kernel = map(int, self.weight.shape)
-        return max(out, channels // self.groups) * prod(kernel) + 1
+        return max(out, channels // self.groups) * prod(kernel) + 1 + (0 if self.margin is None else MERGED)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
@@ -256,6 +275,7 @@ class ConvTranspose(Affine):
         yield cls(r.normal(size=(2, 3, 3, 2)), r.normal(size=3), (2, 1), ((1, 1), (0, 0)), (1, 2), (1, 0)), ((1, 2, 3, 2),)
         yield cls(r.normal(size=(4, 1, 2, 3)), None, (2, 3), ((1, 0), (0, 2)), (1, 1), (0, 4), groups=2), ((2, 4, 3, 2),)
         yield cls(r.normal(size=(2, 1, 3)), r.normal(size=1), (2,), ((1, 1),), (1,), (1,)), ((1, 2, 4),)
+        yield cls(r.normal(size=(2, 1, 3)), r.normal(size=1), (2,), ((1, 1),), (1,), (1,), margin=np.ones(1) * 5), ((1, 2, 4),)
 
 
 # Readers

@@ -12,7 +12,13 @@ from ascertain.operators.arguments import argument, constant, unsupported, varia
 from ascertain.operators.base import Affine, Array, Operator, Ref, Shape, namespace
 from ascertain.operators.reading import Call, aten, onnx
 
-__all__ = ["BatchNorm"]
+__all__ = ["MERGED", "BatchNorm", "bias_size", "merge"]
+
+MERGED = 6
+"""Roundings that `merge` adds to a coefficient or, relative to its margin, to an offset: 2.5 in the slope, 3 at most after it."""
+
+_SUBNORMAL, _NORMAL = 2.0**-149, 2.0**-126
+"""The least positive numbers of float32, and those with its full digits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +68,43 @@ class BatchNorm(Affine):
         a, b, c, d = (r.uniform(0.1, 4, size=3) * s for s in (1, -1, 1, 1))
         yield cls(a, b, c, d, 2.0**-10), ((2, 3, 4, 2),)
         yield cls(b, a, -c, d, 0.0), ((1, 3),)
+
+
+def merge(
+    after: Operator, shape: Shape, weight: np.ndarray, layout: Shape, bias: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Weight, offset and margin, in float64, of a product with batch norm ``after`` its output of a shape.
+
+    ``layout`` is the shape in which channels broadcast against ``weight``. An offset is a difference that may cancel: its
+    error is MERGED roundings of the margin, the sum of the sizes of what was added up. None for other operators, and where
+    coefficients leave the range in which float32 has its full digits.
+    """
+    if not isinstance(after, BatchNorm):
+        return None
+    after.infer(shape)
+    weight, scale, mean, beta, variance = (
+        np.asarray(a, np.float64) for a in (weight, after.scale, after.mean, after.bias, after.variance)
+    )
+    before = np.zeros_like(mean) if bias is None else np.asarray(bias, np.float64)
+    with np.errstate(all="ignore"):
+        slope = scale / np.sqrt(variance + after.epsilon)
+        product = weight * slope.reshape(layout)
+        offset = (before - mean) * slope + beta
+        # the least margin covers what underflow does to an offset
+        margin = np.maximum((abs(before) + abs(mean)) * abs(slope) + abs(beta), _NORMAL)
+    sizes = ((variance, 0.0), (weight, _SUBNORMAL), (scale, _SUBNORMAL), (slope, _NORMAL), (product, _NORMAL), (margin, _NORMAL))
+    return (product, offset, margin) if all(_sized(x, least) for x, least in sizes) else None
+
+
+def bias_size(bias: Array | None, margin: Array | None) -> Array | None:
+    """What the error of a bias is relative to: its margin, else its absolute value."""
+    return margin if bias is None or margin is not None else abs(bias)
+
+
+def _sized(x: np.ndarray, least: float) -> bool:
+    """Whether every entry is zero or of a size from the least to the greatest power of two in float32."""
+    size = abs(x)
+    return bool(((size == 0.0) | ((size >= least) & (size <= 2.0**127))).all())
 
 
 @onnx("BatchNormalization")

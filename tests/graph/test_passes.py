@@ -12,7 +12,9 @@ from ascertain.graph.legality import check
 from ascertain.graph.passes import PASSES, dead_code, fuse, identities, share
 from ascertain.operators.affine import Dense, Scale, Shift, Sum
 from ascertain.operators.base import Composite, Univariate
+from ascertain.operators.convolution import Conv
 from ascertain.operators.movement import Reshape, Transpose
+from ascertain.operators.normalization import BatchNorm
 from ascertain.operators.piecewise import Relu
 
 R = np.random.default_rng(0)
@@ -86,6 +88,43 @@ def test_offsets_are_never_added_up():
     """The sum of two offsets rounds by more than its own size says when they cancel."""
     graph = build(lambda b, x: b(Shift(B), b(Dense(W, B), x)))
     assert kinds(lower(graph)) == ["Dense", "Shift"]
+
+
+def norm(channels):
+    a, b, c = R.normal(size=(3, channels))
+    return BatchNorm(a, b, c, R.uniform(0.1, 2, size=channels), 1e-5)
+
+
+def conv(size):
+    return Conv(R.normal(size=(2, 2, size, size)), None, (1, 1), ((size // 2,) * 2,) * 2, (1, 1))
+
+
+def test_batch_norm_merges_into_the_product_before_it():
+    def write(b, x):
+        y = b(Relu(), b(norm(2), b(conv(3), x)))
+        y = b(norm(2), b(conv(3), y))
+        y = b(Relu(), b(Sum((1.0, 1.0)), y, b(norm(2), b(conv(1), x))))
+        y = b(Reshape((1, 24)), y)
+        return b(Relu(), b(norm(3), b(Dense(R.normal(size=(3, 24)), R.normal(size=3)), y)))
+
+    graph = build(write, (1, 2, 4, 3))
+    lowered = lower(graph)
+    assert kinds(lowered) == ["Conv", "Relu", "Conv", "Conv", "Sum", "Relu", "Reshape", "Dense", "Relu"]
+    equal(graph, lowered)
+    assert lower(lowered).hash == lowered.hash
+
+
+def test_batch_norm_of_a_value_used_twice_stays():
+    def write(b, x):
+        h = b(conv(3), x)
+        return b(Sum((1.0, 1.0)), b(norm(2), h), h)
+
+    graph = build(write, (1, 2, 4, 3))
+    assert kinds(lower(graph)) == ["Conv", "BatchNorm", "Sum"]
+    # two in a row: the first merges, as roundings may not add up
+    graph = build(lambda b, x: b(norm(2), b(norm(2), b(conv(3), x))), (1, 2, 4, 3))
+    assert kinds(lower(graph)) == ["Conv", "BatchNorm"]
+    equal(graph, lower(graph))
 
 
 def test_values_used_twice_or_returned_are_not_fused_away():
