@@ -109,7 +109,9 @@ def _input_box(
     check: Callable[[], None],
 ) -> tuple[Tensor, Tensor]:
     """Bounds of the input of a nonlinear node: forward bounds, then rows for the neurons that are still curved."""
-    lower, upper = (t.expand(len(region), -1) for t in out.every[z])
+    inf = torch.inf  # what overflowed to NaN bounds nothing
+    lower = torch.nan_to_num(out.every[z][0], nan=-inf, posinf=inf, neginf=-inf).expand(len(region), -1)
+    upper = torch.nan_to_num(out.every[z][1], nan=inf, posinf=inf, neginf=-inf).expand(len(region), -1)
     if not back:
         return lower, upper
     curved = torch.zeros(lower.shape, dtype=torch.bool, device=lower.device)
@@ -130,8 +132,8 @@ def _input_box(
             low, high = refine(z, part, out.lines, charge)
         else:
             low, high = _rows(plan, region, out.lines, plan.steps[z], part, charge)
-        lower[:, part] = torch.maximum(lower[:, part], low)
-        upper[:, part] = torch.minimum(upper[:, part], high)
+        lower[:, part] = torch.fmax(lower[:, part], low)
+        upper[:, part] = torch.fmin(upper[:, part], high)
     return lower, torch.maximum(lower, upper)
 
 
