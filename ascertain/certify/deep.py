@@ -70,7 +70,7 @@ class DeepEngine:
         )
 
     def _threads(self, work: float) -> None:
-        """All threads for passes of many multiply-adds; one for small ones, where waiting for the other costs more than it saves."""
+        """All threads for passes of many multiply-adds; one for small ones, where waiting for others costs more than it saves."""
         torch.set_num_threads(self.job.threads if work > 3e7 else 1)
 
     def root(self, region: Region) -> Bounded:
@@ -115,8 +115,10 @@ class DeepEngine:
         margins = tuple(Atoms(np.eye(count)[g], np.zeros(len(g))) for g in groups)
         box = Box(reduced.region.lower[0].cpu().numpy(), reduced.region.upper[0].cpu().numpy()) if len(reduced.free) else None
         single = lambda x: self._confirm(index, reduced.inputs(torch.as_tensor(x[None])))  # noqa: E731
-        if form is not None and box is not None and len(reduced.free) <= FEW_INPUTS and region.ball is None:
-            return self.job.by_inputs(form, Case(box, margins), single)
+        if form is not None and box is not None and len(reduced.free) <= 2 * FEW_INPUTS and region.ball is None:
+            split = self.job.by_inputs(form, Case(box, margins), single, 1.0 if len(reduced.free) <= FEW_INPUTS else 0.5)
+            if split.reason != "timeout" or time.monotonic() > self.job.deadline:
+                return split
         self._threads(128 * reduced.work)
         better = refiner(reduced.plan, reduced.fast, reduced.region, 12, self.job.check)
         tight = bound_nodes(reduced.plan, reduced.region, refine=better, known=reduced.boxes, check=self.job.check)

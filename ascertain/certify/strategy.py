@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job"]
 
-FEW_INPUTS = 16
+FEW_INPUTS = 8
 """Up to this many free inputs, splitting them beats splitting neurons on small dense networks."""
 
 
@@ -133,11 +133,11 @@ class Job:
         found = lp_split(form, case, deadline=self.deadline, confirm=confirm, stop=self.stop, progress=self.tell)
         return Decision(found.status, found.reason, "linear program", found.visited, found.worst, found.share)
 
-    def by_inputs(self, form: DenseForm, case: Case, confirm: Callable[[np.ndarray], bool]) -> Decision:
-        """Splits inputs on the compiled kernels."""
+    def by_inputs(self, form: DenseForm, case: Case, confirm: Callable[[np.ndarray], bool], share: float = 1.0) -> Decision:
+        """Splits inputs on the compiled kernels, for a share of the time left."""
         from ascertain.certify.search.input_split import SplitHooks, SplitOptions, input_split
 
-        left = self.deadline - time.monotonic()
+        left = share * (self.deadline - time.monotonic())
         options = SplitOptions(time.perf_counter() + left, self.threads, self.memory, self.seed)
         hooks = SplitHooks(confirm, self.stop, lambda p: self.tell(p.stage, p.share, p.open, p.visited, p.worst))
         found = input_split(form, case, options, hooks)
