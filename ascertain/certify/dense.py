@@ -8,8 +8,7 @@ import numpy as np
 
 from ascertain.errors import DataError, UnsupportedError
 from ascertain.graph.graph import Constant, Graph, Node
-from ascertain.operators.base import Affine
-from ascertain.operators.piecewise import Relu
+from ascertain.operators.base import Affine, Univariate
 
 __all__ = ["DenseForm", "DenseLayer", "dense_form", "gamma"]
 
@@ -94,7 +93,7 @@ def dense_form(graph: Graph, limit: int = 20_000_000) -> DenseForm | None:
         elif isinstance(node.operator, Constant):
             constant = np.asarray(node.operator.value, np.float64)[None]
             values[i] = _Value({}, constant, np.zeros_like(constant))
-        elif isinstance(node.operator, Relu):
+        elif isinstance(node.operator, Univariate) and node.operator.rectifier:
             layers.append(_layer(values[node.inputs[0]], node))
             neurons.append((i, layers[-1].size))
             values[i] = _source(len(layers), node)
