@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ascertain import certify, errors, graph, operators, properties
     from ascertain.certify.result import Bounds, Progress, Status, Verdict, Witness
-    from ascertain.certify.verify import Radius, bound, falsify, verify
+    from ascertain.certify.verify import Radius, bound, falsify, radius, verify
     from ascertain.evidence import Evidence
     from ascertain.graph.graph import Graph
     from ascertain.graph.load import load
@@ -51,6 +51,7 @@ __all__ = [
     "operators",
     "output_range",
     "properties",
+    "radius",
     "read_property",
     "robust",
     "verify",
@@ -60,7 +61,7 @@ __all__ = [
 # Names are imported when they are first used, so that `import ascertain` costs nothing.
 _HOMES = {
     "ascertain.certify.result": ("Bounds", "Progress", "Status", "Verdict", "Witness"),
-    "ascertain.certify.verify": ("Radius", "bound", "falsify", "verify"),
+    "ascertain.certify.verify": ("Radius", "bound", "falsify", "radius", "verify"),
     "ascertain.evidence": ("Evidence",),
     "ascertain.graph": ("Graph", "load"),
     "ascertain.properties": (
