@@ -21,7 +21,20 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-__all__ = ["Affine", "Array", "Composite", "Emit", "Operator", "Ref", "Shape", "Univariate", "is_numpy", "namespace"]
+__all__ = [
+    "Affine",
+    "Array",
+    "Bilinear",
+    "Composite",
+    "Emit",
+    "Operator",
+    "Planar",
+    "Ref",
+    "Shape",
+    "Univariate",
+    "is_numpy",
+    "namespace",
+]
 
 Array = Any
 """numpy.ndarray or torch.Tensor."""
@@ -133,16 +146,16 @@ class Affine(Operator):
 
 @dataclass(frozen=True, eq=False)
 class Univariate(Operator):
-    """y_i = f(x_i). States f, kinks, stationary points of f(x) - slope x, and the range of f'.
+    """y_i = f(x_i). States f, its derivative, kinks, stationary points of f(x) - slope x, and the range of f'.
 
     The tightest sound intercepts of a line of ANY slope on [l, u] follow: the extrema of f(x) - slope x are attained on
-    {l, u, kinks, stationary(slope)}. The interval bound is slope 0.
+    {l, u, kinks, stationary(slope)}. The interval bound is slope 0. Slopes are free, so they can be chosen and optimised anywhere.
     """
 
     rectifier: ClassVar[bool] = False
     """Whether f(x) = max(x, 0), whose lines and splits have closed forms."""
     kinks: ClassVar[tuple[float, ...]] = ()
-    """Points where f is not differentiable (or jumps: then both one-sided values count, see `jumps`)."""
+    """Points where f is not differentiable (an operator that jumps overrides `candidates` and gives both one-sided values)."""
 
     def infer(self, *shapes: Shape) -> Shape:
         return shapes[0]
@@ -154,12 +167,19 @@ class Univariate(Operator):
     def forward(self, *inputs: Array) -> Array:
         return self.f(inputs[0])
 
+    def derivative(self, x: Array) -> Array:
+        """f'(x), elementwise; either one-sided value at a kink. Needs no more than a few correct digits: it only places lines."""
+        raise NotImplementedError
+
     def kink_points(self) -> tuple[Array, ...]:
         """Kinks, as scalars or as arrays that broadcast against the input (for per-channel parameters)."""
         return self.kinks
 
     def stationary(self, slope: Array, lower: Array, upper: Array) -> tuple[Array, ...]:
-        """Candidates x with f'(x) = slope; NaN or outside [lower, upper] where there is none."""
+        """Candidates x with f'(x) = slope; NaN or outside [lower, upper] where there is none.
+
+        Together with ends and kinks they must hold every place where f(x) - slope x can be largest or smallest on the box.
+        """
         return ()
 
     def surrogate(self, x: Array) -> Array | None:
@@ -167,33 +187,112 @@ class Univariate(Operator):
         return None
 
     def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
-        """Smallest and largest derivative (one-sided at kinks) on [lower, upper]."""
+        """Smallest and largest derivative (one-sided at kinks) on [lower, upper]; infinite where f jumps or is not defined."""
         raise NotImplementedError
 
     def slack(self, lower: Array, upper: Array) -> Array | float:
-        """A proven bound on the error of ``f`` and ``stationary`` in this arithmetic, added outward; 0 where both are exact."""
+        """A proven bound on the error of ``f`` and ``stationary`` in this arithmetic, added outward.
+
+        0 where f errs by at most 4 units in the last place of its value and misplaced candidates cost no more than that.
+        """
         return 0.0
+
+    def defined(self, lower: Array, upper: Array) -> Array | bool:
+        """Where f is defined and finite on all of [lower, upper]: elsewhere (a pole, the log of 0) bounds are infinite."""
+        return True
+
+    def candidates(self, lower: Array, upper: Array, slope: Array) -> Iterator[tuple[Array, Array]]:
+        """Points of the box and values of f there, among which the extrema of f(x) - slope x are."""
+        xp = namespace(lower)
+        yield lower, self.f(lower)
+        yield upper, self.f(upper)
+        for point in (*self.kink_points(), *self.stationary(slope, lower, upper)):
+            p = point + xp.zeros_like(lower)
+            p = xp.where((p >= lower) & (p <= upper), p, lower)
+            yield p, self.f(p)
+
+    def support(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array, Array, Array]:
+        """Largest tl and smallest tu with slope x + tl <= f(x) <= slope x + tu on the box, and points where each touches f.
+
+        Before rounding; infinite where f is not defined on the whole box or overflows. Returns (tl, its point, tu, its point).
+        """
+        xp = namespace(lower)
+        low_at, high_at = lower, upper
+        low, high = xp.full_like(lower, np.inf), xp.full_like(lower, -np.inf)
+        for p, value in self.candidates(lower, upper, slope):
+            rest = value - slope * p
+            below, above = (rest < low) | (rest != rest), (rest > high) | (rest != rest)  # no comparison moves a NaN
+            low, low_at = xp.where(below, rest, low), xp.where(below, p, low_at)
+            high, high_at = xp.where(above, rest, high), xp.where(above, p, high_at)
+        slack, known = self.slack(lower, upper), self.defined(lower, upper)
+        low, high = low - slack, high + slack
+        low, high = xp.where(known & (low == low), low, -np.inf), xp.where(known & (high == high), high, np.inf)
+        return low, low_at, high, high_at
 
     def intercepts(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array]:
         """Largest tl and smallest tu with slope x + tl <= f(x) <= slope x + tu on [lower, upper] (before rounding)."""
-        xp = namespace(lower)
-        inside = [lower, upper]
-        for point in (*self.kink_points(), *self.stationary(slope, lower, upper)):
-            p = point + xp.zeros_like(lower)
-            inside.append(xp.where((p >= lower) & (p <= upper), p, lower))
-        values = [self.f(p) - slope * p for p in inside]
-        low, high = values[0], values[0]
-        for v in values[1:]:
-            low, high = xp.minimum(low, v), xp.maximum(high, v)
-        return low - self.slack(lower, upper), high + self.slack(lower, upper)
+        low, _, high, _ = self.support(lower, upper, slope)
+        return low, high
 
     def curved(self, lower: Array, upper: Array) -> Array:
         """Where f is not affine on [lower, upper], so that tighter bounds of its input would help."""
         return lower < upper
 
     def interval(self, lower: Array, upper: Array) -> tuple[Array, Array]:
-        """Range of f on [lower, upper] (before rounding)."""
-        return self.intercepts(lower, upper, namespace(lower).zeros_like(lower))
+        """Range of f on [lower, upper] (before rounding); ends may be infinite."""
+        xp = namespace(lower)
+        values = [v for _, v in self.candidates(lower, upper, xp.zeros_like(lower))]
+        low = high = values[0]
+        for v in values[1:]:
+            low, high = xp.minimum(low, v), xp.maximum(high, v)
+        slack, known = self.slack(lower, upper), self.defined(lower, upper)
+        low, high = low - slack, high + slack
+        return xp.where(known & (low == low), low, -np.inf), xp.where(known & (high == high), high, np.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Bilinear(Operator):
+    """z = sum over the letters that the output lacks of x * y: an einsum of two values.
+
+    ``subscripts`` such as ``"hik,hkj->hij"`` names the axes of x, y and z (without the leading axis B). Every letter stands
+    once in an operand, every letter of z in x or y, and one that z lacks in both. Planes follow from McCormick (1976): for any a, b
+    the tightest c with x y >= a x + b y + c on a box is attained at one of its four corners.
+    """
+
+    subscripts: str
+    known: tuple[float, float] | None = None
+    """A range that every entry of z is known to lie in, whatever the boxes of x and y say."""
+
+    @property
+    def terms(self) -> tuple[str, str, str]:
+        """The letters of x, y and z."""
+        inputs, out = self.subscripts.split("->")
+        x, y = inputs.split(",")
+        return x, y, out
+
+
+@dataclass(frozen=True, eq=False)
+class Planar(Operator):
+    """A function of each group of entries that differ in their place on one axis, with affine bounds of its own.
+
+    Arrays here are grouped: ``(B, G, n)``, for n entries in each of G groups; outputs ``(B, G, m)``.
+    """
+
+    axis: int
+    total: ClassVar[float | None] = None
+    """What the m outputs of a group sum up to, where that is known."""
+
+    def grouped(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        """Range of every output (before rounding)."""
+        raise NotImplementedError
+
+    def planes(self, lower: Array, upper: Array, at: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """(matrix, offset) below and above, on the box, placed to be tight near ``at`` (a point of the box).
+
+        ``matrix`` (B, G, m, n), ``offset`` (B, G, m): matrix x + offset bounds the outputs, before rounding. Infinite offsets where
+        nothing is known.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

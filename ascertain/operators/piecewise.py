@@ -26,6 +26,9 @@ class Relu(Univariate):
     def f(self, x: Array) -> Array:
         return np.maximum(x, 0) if is_numpy(x) else x.relu()
 
+    def derivative(self, x: Array) -> Array:
+        return namespace(x).where(x > 0, x * 0 + 1, x * 0)
+
     def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         return _slopes(lower, upper, 0.0, 1.0)
 
@@ -60,6 +63,9 @@ class LeakyRelu(PiecewiseLinear):
     def f(self, x: Array) -> Array:
         return namespace(x).where(x > 0, x, self.slope * x)
 
+    def derivative(self, x: Array) -> Array:
+        return namespace(x).where(x > 0, x * 0 + 1, x * 0 + self.slope)
+
     def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         return _slopes(lower, upper, self.slope, 1.0)
 
@@ -89,6 +95,9 @@ class Abs(PiecewiseLinear):
 
     def f(self, x: Array) -> Array:
         return abs(x)
+
+    def derivative(self, x: Array) -> Array:
+        return namespace(x).sign(x)
 
     def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         return _slopes(lower, upper, -1.0, 1.0)
@@ -120,6 +129,9 @@ class Clip(PiecewiseLinear):
             return y if self.upper is None else np.minimum(y, self.upper)
         y = x if self.lower is None else x.clamp(min=self.lower)
         return y if self.upper is None else y.clamp(max=self.upper)
+
+    def derivative(self, x: Array) -> Array:
+        return namespace(x).where(self.f(x) == x, x * 0 + 1, x * 0)
 
     def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         flat, rising = lower != lower, lower == lower
@@ -163,6 +175,9 @@ class Sign(Univariate):
         # torch gives 0 for NaN, which must stay visible
         return np.sign(x) if is_numpy(x) else x.sign().where(x == x, x)
 
+    def derivative(self, x: Array) -> Array:
+        return x * 0
+
     def surrogate(self, x: Array) -> Array | None:
         # its gradient falls with the distance from the jump but is nowhere 0
         return x / (1 + abs(x))
@@ -174,13 +189,13 @@ class Sign(Univariate):
     def curved(self, lower: Array, upper: Array) -> Array:
         return (lower <= 0) & (upper >= 0) & (lower < upper)
 
-    def intercepts(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array]:
+    def candidates(self, lower: Array, upper: Array, slope: Array) -> Iterator[tuple[Array, Array]]:
         xp = namespace(lower)
-        low, high = super().intercepts(lower, upper, slope)
-        one = xp.ones_like(lower)
-        low = xp.where((lower < 0) & (upper >= 0), xp.minimum(low, -one), low)
-        high = xp.where((lower <= 0) & (upper > 0), xp.maximum(high, one), high)
-        return low, high
+        yield from super().candidates(lower, upper, slope)
+        zero, at_lower = xp.zeros_like(lower), self.f(lower)
+        left, right = (lower < 0) & (upper >= 0), (lower <= 0) & (upper > 0)
+        yield xp.where(left, zero, lower), xp.where(left, zero - 1, at_lower)
+        yield xp.where(right, zero, lower), xp.where(right, zero + 1, at_lower)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
