@@ -1,0 +1,1 @@
+"""Measurements of a network on data: arrays in, arrays out, no opinion."""
