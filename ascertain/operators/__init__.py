@@ -13,6 +13,7 @@ from ascertain.operators.piecewise import Abs, Clip, LeakyRelu, Relu, Sign
 from ascertain.operators.pooling import AveragePool
 from ascertain.operators.reduction import Reduce
 from ascertain.operators.selection import Concat, Gather, Pad, Slice
+from ascertain.operators.sigmoidal import Sigmoid, Tanh
 from ascertain.operators.softmax import LogSoftmax, Softmax
 
 __all__ = [
@@ -40,9 +41,11 @@ __all__ = [
     "Reshape",
     "Scale",
     "Shift",
+    "Sigmoid",
     "Sign",
     "Slice",
     "Softmax",
     "Sum",
+    "Tanh",
     "Transpose",
 ]

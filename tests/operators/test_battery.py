@@ -15,7 +15,11 @@ from ascertain.operators.base import Affine, Array, Composite, Emit, Operator, R
 from ascertain.operators.battery import BatteryFailure, check_operator
 from ascertain.operators.boxes import check_box
 
-FAMILIES = {Operator, Affine, Univariate, Composite, operators.piecewise.PiecewiseLinear}
+FAMILIES = {Operator, Affine, Univariate, Composite, operators.piecewise.PiecewiseLinear} | {
+    operators.curves.Curve,
+    operators.sigmoidal.Rising,
+    operators.sigmoidal.SShaped,
+}
 
 
 def below(kind: type[Operator]) -> Iterator[type[Operator]]:
