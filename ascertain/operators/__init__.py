@@ -5,6 +5,7 @@ A new family is one module, imported here. Readers are found through `ascertain.
 
 from ascertain.operators import resampling  # noqa: F401  (readers only)
 from ascertain.operators.affine import Dense, MatrixProduct, Scale, Shift, Sum
+from ascertain.operators.bilinear import Product
 from ascertain.operators.convolution import Conv, ConvTranspose
 from ascertain.operators.maximum import GroupSort, Maximum, MaxPool, Minimum, ReduceMax
 from ascertain.operators.movement import Expand, Reshape, Transpose
@@ -14,7 +15,7 @@ from ascertain.operators.pooling import AveragePool
 from ascertain.operators.reduction import Reduce
 from ascertain.operators.selection import Concat, Gather, Pad, Slice
 from ascertain.operators.sigmoidal import Sigmoid, Tanh
-from ascertain.operators.softmax import LogSoftmax, Softmax
+from ascertain.operators.softmax import LogSoftmax, LogSumExp, Softmax
 
 __all__ = [
     "Abs",
@@ -30,11 +31,13 @@ __all__ = [
     "GroupSort",
     "LeakyRelu",
     "LogSoftmax",
+    "LogSumExp",
     "MatrixProduct",
     "MaxPool",
     "Maximum",
     "Minimum",
     "Pad",
+    "Product",
     "Reduce",
     "ReduceMax",
     "Relu",

@@ -12,7 +12,6 @@ from ascertain.errors import ShapeError
 from ascertain.operators.arguments import argument, array, unsupported, variable
 from ascertain.operators.arrays import broadcast, fits, fold, repeats, spread
 from ascertain.operators.base import Affine, Array, Emit, Operator, Ref, Shape, namespace
-from ascertain.operators.movement import Reshape, Transpose
 from ascertain.operators.normalization import MERGED, bias_size, merge
 from ascertain.operators.reading import Call, aten, onnx
 
@@ -257,108 +256,16 @@ def combined(call: Call, first: object, second: object, a: float = 1.0, b: float
     if isinstance(first, Ref) and isinstance(second, Ref):
         return call.emit(Sum((a, b)), first, second)
     if isinstance(first, Ref):
-        return shifted(call.emit, scaled(call.emit, first, a), _times(second, b))
+        return shifted(call.emit, scaled(call.emit, first, a), times(second, b))
     if isinstance(second, Ref):
-        return shifted(call.emit, scaled(call.emit, second, b), _times(first, a))
+        return shifted(call.emit, scaled(call.emit, second, b), times(first, a))
     raise unsupported(call, "constants only", "Replace it by its value in the model.")
 
 
-def _times(value: object, factor: float) -> np.ndarray:
+def times(value: object, factor: float) -> np.ndarray:
+    """factor * a constant."""
     known = array(value)
     return known if factor == 1.0 else known.astype(np.float64) * factor
-
-
-def multiplied(call: Call, matrix: np.ndarray, x: Ref, left: bool) -> Ref:
-    """matrix @ x or x @ matrix for any numbers of axes, as numpy.matmul."""
-    if not left and matrix.ndim == 2:
-        return call.emit(Dense(np.ascontiguousarray(matrix.T)), x)
-    flat = len(x.shape) == 1
-    column = call.emit(Reshape((*x.shape, 1) if left else (1, *x.shape)), x) if flat else x
-    full = matrix if matrix.ndim > 1 else (matrix[None, :] if left else matrix[:, None])
-    y = call.emit(MatrixProduct(full, left), column)
-    drop = {len(y.shape) - 1 if left else len(y.shape) - 2} if flat else set()
-    drop |= {len(y.shape) - 2 if left else len(y.shape) - 1} if matrix.ndim == 1 else set()
-    return call.emit(Reshape(tuple(n for i, n in enumerate(y.shape) if i not in drop)), y) if drop else y
-
-
-def matrix_product(call: Call, first: object, second: object) -> Ref:
-    """first @ second where one of the two is constant."""
-    if isinstance(first, Ref) and isinstance(second, Ref):
-        raise unsupported(call, "two factors that depend on the network's input", "Only products with constants are known so far.")
-    if isinstance(first, Ref):
-        return multiplied(call, array(second), first, left=False)
-    if not isinstance(second, Ref):
-        raise unsupported(call, "a product of constants only", "Replace it by its value in the model.")
-    return multiplied(call, array(first), second, left=True)
-
-
-def dense(call: Call, x: Ref, weight: np.ndarray, bias: object) -> Ref:
-    """x @ weight.T + bias for a bias that is a constant of any broadcasting shape, a value, or None."""
-    known = None if bias is None or isinstance(bias, Ref) else array(bias)
-    fits = known is not None and (known.size == 1 or known.size == weight.shape[0] == known.shape[-1])
-    row = np.ascontiguousarray(np.broadcast_to(known.reshape(-1), weight.shape[:1])) if known is not None and fits else None
-    y = call.emit(Dense(weight, row), x)
-    if isinstance(bias, Ref):
-        return call.emit(Sum((1.0, 1.0)), y, bias)
-    return y if known is None or fits else shifted(call.emit, y, known)
-
-
-def general_product(call: Call, a: object, b: object, c: object, alpha: float, beta: float) -> Ref:
-    """alpha * a @ b + beta * c for matrices, one of a and b constant."""
-    bias = (
-        c
-        if c is None or (isinstance(c, Ref) and beta == 1.0)
-        else scaled(call.emit, c, beta)
-        if isinstance(c, Ref)
-        else _times(c, beta)
-    )
-    if isinstance(a, Ref) and not isinstance(b, Ref):
-        return dense(call, a, np.ascontiguousarray(_times(b, alpha).T), bias)
-    y = scaled(call.emit, matrix_product(call, a, b), alpha)
-    return y if bias is None else combined(call, y, bias)
-
-
-def _transposed(call: Call, value: object) -> object:
-    return call.emit(Transpose((1, 0)), value) if isinstance(value, Ref) else array(value).T
-
-
-@onnx("Gemm")
-def _gemm(call: Call) -> Ref:
-    get = call.attributes.get
-    a = _transposed(call, call.inputs[0]) if get("transA", 0) else call.inputs[0]
-    b = _transposed(call, call.inputs[1]) if get("transB", 0) else call.inputs[1]
-    c = call.inputs[2] if len(call.inputs) > 2 else None
-    return general_product(call, a, b, c, float(get("alpha", 1.0)), float(get("beta", 1.0)))
-
-
-@aten("addmm.default", "baddbmm.default")
-def _addmm(call: Call) -> Ref:
-    c, a, b = call.inputs[:3]
-    alpha, beta = float(call.attributes.get("alpha", 1)), float(call.attributes.get("beta", 1))
-    if call.operator.endswith("addmm.default"):
-        return general_product(call, a, b, c, alpha, beta)
-    return combined(call, matrix_product(call, a, b), c, alpha, beta)
-
-
-@aten("linear.default")
-def _linear(call: Call) -> Ref:
-    x, weight = call.inputs[:2]
-    bias = argument(call, 2, "bias")
-    if isinstance(x, Ref) and not isinstance(weight, Ref):
-        known = array(weight)
-        return dense(call, x, known, bias) if known.ndim == 2 else _biased(call, multiplied(call, known, x, left=False), bias)
-    turned = call.emit(Transpose((1, 0)), weight) if isinstance(weight, Ref) and len(weight.shape) == 2 else weight
-    return _biased(call, matrix_product(call, x, turned), bias)
-
-
-def _biased(call: Call, y: Ref, bias: object) -> Ref:
-    return y if bias is None else combined(call, y, bias)
-
-
-@onnx("MatMul")
-@aten("mm.default", "matmul.default", "bmm.default", "mv.default", "dot.default")
-def _matmul(call: Call) -> Ref:
-    return matrix_product(call, *call.inputs[:2])
 
 
 @onnx("Add")
@@ -400,25 +307,3 @@ def _mean(call: Call) -> Ref:
 @aten("neg.default")
 def _neg(call: Call) -> Ref:
     return call.emit(Sum((-1.0,)), variable(call))
-
-
-@onnx("Mul")
-@aten("mul.Tensor", "mul.Scalar", "mul_.Tensor")
-def _mul(call: Call) -> Ref:
-    first, second = call.inputs[:2]
-    if isinstance(first, Ref) and isinstance(second, Ref):
-        raise unsupported(call, "two factors that depend on the network's input", "Only products with constants are known so far.")
-    return scaled(call.emit, first, array(second)) if isinstance(first, Ref) else scaled(call.emit, second, array(first))
-
-
-@onnx("Div")
-@aten("div.Tensor", "div.Scalar", "div_.Tensor")
-def _div(call: Call) -> Ref:
-    divisor = call.inputs[1]
-    if isinstance(divisor, Ref):
-        raise unsupported(call, "a divisor that depends on the network's input", "Only division by constants is known so far.")
-    known = array(divisor).astype(np.float64)
-    # the reciprocal is then normal, so that it is within one relative rounding of the true one
-    if not (np.isfinite(known).all() and (abs(known) > 1e-300).all() and (abs(known) < 1e300).all()):
-        raise unsupported(call, "a divisor that is zero, infinite or NaN", "Check the model's constants.")
-    return scaled(call.emit, variable(call), 1.0 / known)

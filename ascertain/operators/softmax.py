@@ -8,40 +8,95 @@ from math import prod
 
 import numpy as np
 
+from ascertain.operators.affine import Sum
 from ascertain.operators.arguments import argument, unsupported, variable
 from ascertain.operators.arrays import position
-from ascertain.operators.base import Array, Operator, Ref, Shape, is_numpy
+from ascertain.operators.base import Array, Composite, Emit, Operator, Planar, Ref, Shape, is_numpy, namespace
 from ascertain.operators.movement import reshaped
 from ascertain.operators.reading import Call, aten, onnx
 
-__all__ = ["LogSoftmax", "Softmax"]
+__all__ = ["LogSoftmax", "LogSumExp", "Softmax"]
+
+
+def _along(axis: int, shapes: tuple[Shape, ...], name: str) -> int:
+    return position(axis, len(shapes[0]), name)
+
+
+def _shifted(x: Array, axis: int) -> tuple[Array, Array]:
+    """exp(x - largest entry), and that entry, along an axis."""
+    xp = namespace(x)
+    top = xp.amax(x, axis, keepdims=True)
+    return xp.exp(x - top), top
+
+
+def _chords(lower: Array, upper: Array, top: Array) -> tuple[Array, Array]:
+    """Slope and value at ``lower`` of the chords of exp(x - top) on [lower, upper]."""
+    xp = namespace(lower)
+    low, high, width = xp.exp(lower - top), xp.exp(upper - top), upper - lower
+    # where the box is small the difference of the two would cancel
+    small = width < 1
+    divisor = xp.where(width > 0, width, 1.0)
+    near = low * xp.where(width > 0, xp.expm1(xp.where(small, width, 1.0)) / divisor, 1.0)
+    return xp.where(small, near, (high - low) / divisor), low
+
+
+def _others(lower: Array, upper: Array) -> Array:
+    """log of exp(lower_k) + sum over j != k of exp(upper_j), less lower_k: ``(B, G, n)``."""
+    xp = namespace(lower)
+    gap = upper[:, :, None, :] - lower[:, :, :, None]
+    n = range(lower.shape[-1])
+    gap[:, :, n, n] = 0.0
+    top = xp.amax(gap, -1, keepdims=True)
+    return top[..., 0] + xp.log(xp.exp(gap - top).sum(-1))
 
 
 @dataclass(frozen=True, eq=False)
-class _Along:
-    """A function of groups of entries: those that differ in their place on one axis >= 0."""
+class Softmax(Planar):
+    """exp(x_i) / sum_j exp(x_j) along an axis. Planes: Wei et al. 2023, "Convex Bounds on the Softmax Function"."""
 
-    axis: int
+    total = 1.0
 
     def infer(self, *shapes: Shape) -> Shape:
-        position(self.axis, len(shapes[0]), type(self).__name__)
+        _along(self.axis, shapes, self.name)
         return shapes[0]
 
     def preserves_order(self, *shapes: Shape) -> bool:
         # within a group all entries are scaled alike; between groups nothing is known
         return shapes[0][self.axis] == prod(shapes[0])
 
-
-@dataclass(frozen=True, eq=False)
-class Softmax(_Along, Operator):
-    """exp(x_i) / sum_j exp(x_j) along an axis."""
-
     def forward(self, *inputs: Array) -> Array:
         (x,) = inputs
         if not is_numpy(x):
             return x.softmax(self.axis + 1)
-        e = np.exp(x - x.max(axis=self.axis + 1, keepdims=True))
+        e, _ = _shifted(x, self.axis + 1)
         return e / e.sum(axis=self.axis + 1, keepdims=True)
+
+    def grouped(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        xp = namespace(lower)
+        return xp.exp(-_others(lower, upper)), xp.exp(-_others(upper, lower))
+
+    def planes(self, lower: Array, upper: Array, at: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        xp = namespace(lower)
+        n = range(lower.shape[-1])
+        # below: exp(x_k) over the sum of chords is convex, so that its tangent at the point is a lower bound
+        top = xp.amax(upper, -1, keepdims=True)
+        chord, start = _chords(lower, upper, top)
+        total = (start + chord * (at - lower)).sum(-1, keepdims=True)
+        value = xp.exp(at - top) / total
+        below = -value[..., None] * (chord / total)[..., None, :]
+        below[:, :, n, n] += value
+        # above: p = exp(t) for the concave t = x_k - logsumexp(x): the chord of exp, then the tangent of t
+        t_low, t_high = -_others(lower, upper), -_others(upper, lower)
+        slope, base = _chords(t_low, t_high, xp.zeros_like(t_low))
+        e, peak = _shifted(at, -1)
+        sums = e.sum(-1, keepdims=True)
+        here = at - peak - xp.log(sums)
+        above = -slope[..., None] * (e / sums)[..., None, :]
+        above[:, :, n, n] += slope
+        return (
+            (below, value - (below * at[..., None, :]).sum(-1)),
+            (above, base + slope * (here - t_low) - (above * at[..., None, :]).sum(-1)),
+        )
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
@@ -51,15 +106,65 @@ class Softmax(_Along, Operator):
 
 
 @dataclass(frozen=True, eq=False)
-class LogSoftmax(_Along, Operator):
-    """x_i - log sum_j exp(x_j) along an axis."""
+class LogSumExp(Planar):
+    """log sum_j exp(x_j) along an axis, which keeps size 1."""
+
+    def infer(self, *shapes: Shape) -> Shape:
+        axis = _along(self.axis, shapes, self.name)
+        return tuple(1 if i == axis else n for i, n in enumerate(shapes[0]))
 
     def forward(self, *inputs: Array) -> Array:
         (x,) = inputs
         if not is_numpy(x):
-            return x.log_softmax(self.axis + 1)
-        shifted = x - x.max(axis=self.axis + 1, keepdims=True)
-        return shifted - np.log(np.exp(shifted).sum(axis=self.axis + 1, keepdims=True))
+            return x.logsumexp(self.axis + 1, keepdim=True)
+        e, top = _shifted(x, self.axis + 1)
+        return top + np.log(e.sum(axis=self.axis + 1, keepdims=True))
+
+    def grouped(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        xp = namespace(lower)
+        (low, a), (high, b) = _shifted(lower, -1), _shifted(upper, -1)
+        return a + xp.log(low.sum(-1, keepdims=True)), b + xp.log(high.sum(-1, keepdims=True))
+
+    def planes(self, lower: Array, upper: Array, at: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        xp = namespace(lower)
+        # below: the tangent of a convex function; above: the tangent of the logarithm of the sum of chords
+        e, peak = _shifted(at, -1)
+        sums = e.sum(-1, keepdims=True)
+        below = e / sums
+        top = xp.amax(upper, -1, keepdims=True)
+        chord, start = _chords(lower, upper, top)
+        total = (start + chord * (at - lower)).sum(-1, keepdims=True)
+        above = chord / total
+        return (
+            (below[..., None, :], peak + xp.log(sums) - (below * at).sum(-1, keepdims=True)),
+            (above[..., None, :], top + xp.log(total) - (above * at).sum(-1, keepdims=True)),
+        )
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        yield cls(0), ((5,),)
+        yield cls(1), ((2, 3, 4),)
+
+
+@dataclass(frozen=True, eq=False)
+class LogSoftmax(Composite):
+    """x_i - log sum_j exp(x_j) along an axis."""
+
+    axis: int
+
+    def infer(self, *shapes: Shape) -> Shape:
+        _along(self.axis, shapes, self.name)
+        return shapes[0]
+
+    def preserves_order(self, *shapes: Shape) -> bool:
+        return shapes[0][self.axis] == prod(shapes[0])
+
+    def forward(self, *inputs: Array) -> Array:
+        (x,) = inputs
+        return x - LogSumExp(self.axis).forward(x)
+
+    def expand(self, emit: Emit, *inputs: Ref) -> Ref:
+        return emit(Sum((1.0, -1.0)), inputs[0], emit(LogSumExp(self.axis), inputs[0]))
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:

@@ -96,6 +96,11 @@ AFFINE = [
     case("sub_.Tensor", x(2, 3), w(3)),
     case("rsub.Scalar", x(2, 3), 2, 3),
     case("rsub.Tensor", x(2, 3), w(3), alpha=2),
+    case("mm.default", x(2, 3), x(3, 2)),
+    case("bmm.default", x(5, 2, 3), x(5, 3, 4)),
+    case("mul.Tensor", x(2, 3), x(3)),
+    case("div.Tensor", w(2, 3), x(3)),
+    case("div.Tensor", x(2, 3), x(2, 1)),
     case("mul.Tensor", x(2, 3), w(3)),
     case("mul.Tensor", x(2, 3), 2),
     case("mul.Tensor", w(2, 2, 3), x(3)),
@@ -334,10 +339,7 @@ def test_every_reader_is_tested() -> None:
 
 
 REFUSED = [
-    case("mm.default", x(2, 3), x(3, 2)),
     case("linear.default", w(2, 3), w(4, 3), x(4)),
-    case("mul.Tensor", x(2, 3), x(3)),
-    case("div.Tensor", w(2, 3), x(3)),
     case("div.Tensor", x(2, 3), 0),
     case("dropout.default", x(2, 3), 0.5, True),
     case("batch_norm.default", x(2, 3), None, None, None, None, True, 0.1, 1e-5, False),

@@ -11,11 +11,11 @@ import pytest
 import ascertain.operators as operators
 from ascertain.errors import DataError, ShapeError
 from ascertain.operators import Abs, Clip, Conv, Dense, LeakyRelu, Reduce, Relu, Shift, Softmax, Sum
-from ascertain.operators.base import Affine, Array, Composite, Emit, Operator, Ref, Shape, Univariate, namespace
+from ascertain.operators.base import Affine, Array, Bilinear, Composite, Emit, Operator, Planar, Ref, Shape, Univariate, namespace
 from ascertain.operators.battery import BatteryFailure, check_operator
 from ascertain.operators.boxes import check_box
 
-FAMILIES = {Operator, Affine, Univariate, Composite, operators.piecewise.PiecewiseLinear} | {
+FAMILIES = {Operator, Affine, Bilinear, Planar, Univariate, Composite, operators.piecewise.PiecewiseLinear} | {
     operators.curves.Curve,
     operators.sigmoidal.Rising,
     operators.sigmoidal.SShaped,
