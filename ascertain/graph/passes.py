@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import TypeGuard
 
 import numpy as np
 
@@ -22,14 +24,18 @@ Pass = Callable[[Graph], Graph]
 _LARGEST_PROBE = 2**24
 
 
-def expand(graph: Graph) -> Graph:
-    """Writes every composite out, and what it writes out again, until none is left."""
-    if not any(isinstance(node.operator, Composite) for node in graph.nodes):
+def expand(graph: Graph, keep: tuple[type[Operator], ...] = ()) -> Graph:
+    """Writes every composite out, and what it writes out again, until none is left but those of the classes to keep."""
+
+    def splits(operator: Operator) -> TypeGuard[Composite]:
+        return isinstance(operator, Composite) and not isinstance(operator, keep)
+
+    if not any(splits(node.operator) for node in graph.nodes):
         return graph
     builder, refs = Builder(), list[Ref]()
 
     def emit(operator: Operator, *inputs: Ref) -> Ref:
-        return operator.expand(emit, *inputs) if isinstance(operator, Composite) else builder(operator, *inputs)
+        return operator.expand(emit, *inputs) if splits(operator) else builder(operator, *inputs)
 
     for node in graph.nodes:
         builder.scope = node.name
@@ -109,9 +115,12 @@ PASSES: tuple[Pass, ...] = (expand, dead_code, identities, share, fuse, identiti
 """What `lower` runs, in order."""
 
 
-def lower(graph: Graph) -> Graph:
-    """The equal graph of affine and univariate operators only, without repeated, idle or unused nodes; every pass is checked."""
-    for rewrite in PASSES:
+def lower(graph: Graph, keep: tuple[type[Operator], ...] = ()) -> Graph:
+    """The equal graph of affine and univariate operators only, without repeated, idle or unused nodes; every pass is checked.
+
+    Composites of the classes ``keep`` stay as they are (univariate ones also expand: into rectifiers, unless kept).
+    """
+    for rewrite in (partial(expand, keep=keep), *PASSES[1:]):
         changed = rewrite(graph)
         graph = graph if changed is graph else check(changed)
     return graph

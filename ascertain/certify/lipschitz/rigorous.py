@@ -1,0 +1,139 @@
+"""Proof of a bound: storage matrices from the output back to the input, each stage verified.
+
+A symmetric T is a storage matrix of a state when the output's difference dy obeys |dy|^2 <= (state difference)' T (state difference).
+The output itself gives the last one. With multipliers lambda >= 0, (w - low z)(w - high z) <= 0 for every nonlinearity makes S one of
+the state before a stage whenever
+
+    y' S y + 2 sum_i lambda_i (w_i - low_i z_i)(w_i - high_i z_i) - (keep y + feed w)' T (keep y + feed w) >= 0  for all y, w,
+
+which `positive_definite` proves with all rounding. Multipliers may come from anywhere. Evidence: PROVED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ascertain.certify.lipschitz.enclosure import ROOM, Enclosure, block, congruence, positive_definite
+from ascertain.certify.lipschitz.plant import Plant, Stage
+from ascertain.certify.rounding import DOUBLE
+
+__all__ = ["NotVerified", "largest_eigenvalue", "root", "storage"]
+
+
+class NotVerified(ArithmeticError):
+    """The multipliers prove nothing: a stage failed its test."""
+
+
+def storage(
+    plant: Plant, multipliers: tuple[np.ndarray, ...], weights: np.ndarray | None = None, check: Callable[[], None] = lambda: None
+) -> list[np.ndarray]:
+    """Storage matrices of all states, input first, exact as stored: sum_i weights_i dy_i^2 <= dx' T_0 dx.
+
+    ``weights`` (n_out,) >= 0 are exact, ones if None. Raises NotVerified.
+    """
+    output = plant.output
+    weighted = output if weights is None else output.rows(weights)
+    square = output.T @ weighted
+    slack = 0.0 if square.radius is None else float(square.radius.sum(1).max()) * ROOM
+    last = _symmetric(square.middle)
+    slack += 8 * DOUBLE.unit * float(abs(last).sum(1).max()) + DOUBLE.tiny
+    found = [last + 2 * slack * np.eye(len(last))]
+    for stage, factors in zip(reversed(plant.stages), reversed(multipliers), strict=True):
+        check()
+        found.append(_before(stage, np.maximum(factors, 0.0), found[-1]))
+    return found[::-1]
+
+
+def _symmetric(matrix: np.ndarray) -> np.ndarray:
+    return np.asarray((matrix + matrix.T) / 2)
+
+
+def _before(stage: Stage, factors: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The storage matrix before a stage: the Schur complement in floats, plus as little as passes the test."""
+    corner, off, last = quadratic(stage, factors, after)
+    guess = _schur(corner.middle, off.middle, last.middle)
+    size = float(abs(guess).sum(1).max())
+    if not np.isfinite(size):
+        raise NotVerified
+    for exponent in range(-13, 0):
+        before = guess + (size * 10.0**exponent + DOUBLE.tiny) * np.eye(len(guess))
+        if positive_definite(block(Enclosure(before) + corner, off, last)):
+            return before
+    raise NotVerified
+
+
+def _schur(corner: np.ndarray, off: np.ndarray, last: np.ndarray) -> np.ndarray:
+    from scipy.linalg import solve_triangular
+
+    try:
+        factor = np.linalg.cholesky(_symmetric(last))
+    except np.linalg.LinAlgError:
+        raise NotVerified from None
+    half = solve_triangular(factor, off.T, lower=True, check_finite=False)
+    return _symmetric(half.T @ half - corner)
+
+
+def quadratic(stage: Stage, factors: np.ndarray, after: np.ndarray) -> tuple[Enclosure, Enclosure, Enclosure]:
+    """2 sum lambda (w - low z)(w - high z) - (next state)' T (next state) as blocks: state, state x responses, responses."""
+    diagonal = Enclosure(np.diag(2 * factors))
+    middle, product = _coefficients(stage, factors)
+    inner = Enclosure(after)
+    fed = inner if stage.feed is None else congruence(stage.feed, inner)
+    last = diagonal + (-fed)
+    off = _scaled(stage.gate, middle).T
+    corner = Enclosure(np.zeros((stage.gate.shape[1],) * 2))
+    squared = _scaled(stage.gate, product) if product.middle.any() else None
+    if squared is not None:
+        corner = corner + stage.gate.T @ squared
+    if stage.keep is not None:
+        onto = inner @ stage.keep
+        corner = corner + (-(stage.keep.T @ onto))
+        off = off + (-(onto.T if stage.feed is None else onto.T @ stage.feed))
+    if stage.loop is not None:
+        crossed = _scaled(stage.loop, middle)
+        last = last + crossed + crossed.T
+        if squared is not None:
+            off = off + squared.T @ stage.loop
+            last = last + stage.loop.T @ _scaled(stage.loop, product)
+    return corner, off, last
+
+
+def _coefficients(stage: Stage, factors: np.ndarray) -> tuple[Enclosure, Enclosure]:
+    """-lambda (low + high) and 2 lambda low high, as columns."""
+    low, high, twice = (Enclosure(v[:, None]) for v in (stage.low, stage.high, 2 * factors))
+    return -(low + high).rows(factors), low.rows(stage.high).rows(twice.middle[:, 0])
+
+
+def _scaled(matrix: Enclosure, factor: Enclosure) -> Enclosure:
+    """diag(factor) matrix for a factor that is itself enclosed."""
+    middle = factor.middle * matrix.middle
+    radius = 2 * DOUBLE.unit * abs(middle) + DOUBLE.tiny
+    if factor.radius is not None:
+        radius = radius + factor.radius * matrix.size() * ROOM
+    if matrix.radius is not None:
+        radius = radius + abs(factor.middle) * matrix.radius * ROOM
+    return Enclosure(middle, radius)
+
+
+def largest_eigenvalue(matrix: np.ndarray) -> float:
+    """A proved upper bound, tight to about 1e-13 relative, of the largest eigenvalue of an exact symmetric matrix; raises NotVerified."""
+    n = len(matrix)
+    if not np.isfinite(matrix).all():
+        raise NotVerified
+    from scipy.linalg import eigvalsh
+
+    top = float(eigvalsh(matrix, subset_by_index=[n - 1, n - 1], check_finite=False)[0]) if n else 0.0
+    size = float(abs(matrix).sum(1).max()) if n else 0.0
+    top = max(top, 1e-13 * size)
+    for exponent in range(-13, 1):
+        bound = top * (1 + 10.0**exponent) + DOUBLE.tiny
+        if positive_definite(Enclosure(bound * np.eye(n)) + Enclosure(-matrix)):
+            return bound
+    raise NotVerified
+
+
+def root(square: float) -> float:
+    """The square root, rounded up."""
+    return float(np.nextafter(np.sqrt(square) * (1 + 4 * DOUBLE.unit), np.inf)) if square > 0 else 0.0
