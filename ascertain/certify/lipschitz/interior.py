@@ -84,7 +84,7 @@ class _State:
         self._accept(factor)
         ones = self._linear(self.U, self.uimages)[: self.k]
         mu = 1.0 / float(ones.sum())
-        self.X, self.x = mu * self.U, mu / self.lam
+        self._recentre(mu)
 
     # Linear algebra of the terms
 
@@ -155,7 +155,7 @@ class _State:
 
     def run(self, tolerance: float, steps: int, check: Callable[[], bool]) -> int:
         """Steps until the gap is small, nothing moves, or the caller stops."""
-        count, order = 0, self.p.size + self.m
+        count, order, stuck = 0, self.p.size + self.m, False
         for count in range(steps):
             ximages = self.p.images(self.X)
             value = float(self.p.cost @ self.t)
@@ -165,11 +165,16 @@ class _State:
             slack = np.concatenate([np.zeros(self.k), self.x])
             self.residual = float(abs(b - self._linear(self.X, ximages) - slack).max())
             self.gap = complementarity / value
-            if (self.gap < tolerance and self.residual < max(tolerance, 1e-7)) or not check():
+            if (self.gap < tolerance and self.residual < 1e-6) or not check():
                 return count
             solve = self._newton(ximages)
-            if solve is None or not self._step(solve, b, mu, complementarity):
+            if solve is not None and self._step(solve, b, mu, complementarity):
+                stuck = False
+            elif stuck or self.gap < 100 * tolerance:
                 return count
+            else:
+                stuck = True
+                self._recentre(mu)
         return count + 1
 
     def _newton(self, ximages: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -199,17 +204,14 @@ class _State:
         return solve
 
     def _step(self, solve: Callable[[np.ndarray], np.ndarray], b: np.ndarray, mu: float, gap: float) -> bool:
-        """Predictor and corrector; False where neither side moves."""
-        lx, fail = linalg.lapack.dpotrf(self.X, lower=1, clean=1)
-        if fail:
-            return self._recentre(mu)
+        """Predictor and corrector; False where hardly anything moves."""
         dy = solve(-b)
         dt, dl = dy[: self.k], dy[self.k :]
         dZ = self.p.matrix(*self._expand(dt, dl), constant=False)
         UdZ = self.U @ dZ
         T = UdZ @ self.X
         dX, dx = -self.X - (T + T.T) / 2, -self.x - self.x * dl / self.lam
-        ap, ad = self._lengths(lx, dX, dx, dZ, dl)
+        ap, ad = self._lengths(dX, dx, dZ, dl)
         after = float(((self.X + ap * dX) * (self.Z + ad * dZ)).sum() + (self.lam + ad * dl) @ (self.x + ap * dx))
         sigma = min(0.9, max(1e-6, (max(after, 0.0) / gap) ** 2)) if after < gap else 0.9
         if min(ap, ad) < 0.1:
@@ -227,30 +229,33 @@ class _State:
         T = self.U @ dZ @ self.X
         dX = -self.X + target * self.U - (T + T.T) / 2 - second
         dx = -self.x + target / self.lam - self.x * dl / self.lam - second_x
-        ap, ad = self._lengths(lx, dX, dx, dZ, dl)
+        ap, ad = self._lengths(dX, dx, dZ, dl)
         return self._move(ap, ad, dX, dx, dt, dl)
 
-    def _recentre(self, mu: float) -> bool:
-        """Puts X back on the central path of Z when rounding took it off."""
+    def _recentre(self, mu: float) -> None:
+        """Puts X on the central path of Z: at the start, and when rounding or bad luck took it off."""
         self.X, self.x = mu * self.U, mu / self.lam
-        return True
+        self.LX = linalg.lapack.dpotrf(self.X, lower=1, clean=1)[0]
 
     def _move(self, ap: float, ad: float, dX: np.ndarray, dx: np.ndarray, dt: np.ndarray, dl: np.ndarray) -> bool:
-        while True:
-            factor = self._factor(self.t + ad * dt, self.lam + ad * dl)
-            if factor is not None:
-                break
+        while (factor := self._factor(self.t + ad * dt, self.lam + ad * dl)) is None:
             ad *= 0.8
             if ad < 1e-10:
                 return False
-        self.X, self.x = self.X + ap * dX, self.x + ap * dx
+        while True:
+            moved = self.X + ap * dX
+            root, fail = linalg.lapack.dpotrf(moved, lower=1, clean=1)
+            if not fail:
+                break
+            ap = 0.8 * ap if ap > 1e-6 else 0.0
+        self.X, self.LX, self.x = moved, root, self.x + ap * dx
         self.t, self.lam = self.t + ad * dt, self.lam + ad * dl
         self._accept(factor)
-        return max(ap, ad) > 1e-6
+        return max(ap, ad) > 1e-3
 
-    def _lengths(self, lx: np.ndarray, dX: np.ndarray, dx: np.ndarray, dZ: np.ndarray, dl: np.ndarray) -> tuple[float, float]:
+    def _lengths(self, dX: np.ndarray, dx: np.ndarray, dZ: np.ndarray, dl: np.ndarray) -> tuple[float, float]:
         """Steps 0.95 of the way to the boundary of the primal and the dual cone, at most 1."""
-        primal = min(1.0, 0.95 * min(_reach(lx, dX), _ratio(self.x, dx)))
+        primal = min(1.0, 0.95 * min(_reach(self.LX, dX), _ratio(self.x, dx)))
         return primal, min(1.0, 0.95 * min(_reach(self.L, dZ), _ratio(self.lam, dl)))
 
 
