@@ -14,11 +14,12 @@ from ascertain.operators.piecewise import Abs, Clip, LeakyRelu, Relu, Sign
 from ascertain.operators.pooling import AveragePool
 from ascertain.operators.reduction import Reduce
 from ascertain.operators.selection import Concat, Gather, Pad, Slice
-from ascertain.operators.sigmoidal import Sigmoid, Tanh
+from ascertain.operators.sigmoidal import Atan, Erf, LogSigmoid, Sigmoid, Softsign, Tanh
 from ascertain.operators.softmax import LogSoftmax, LogSumExp, Softmax
 
 __all__ = [
     "Abs",
+    "Atan",
     "AveragePool",
     "BatchNorm",
     "Clip",
@@ -26,10 +27,12 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Dense",
+    "Erf",
     "Expand",
     "Gather",
     "GroupSort",
     "LeakyRelu",
+    "LogSigmoid",
     "LogSoftmax",
     "LogSumExp",
     "MatrixProduct",
@@ -48,6 +51,7 @@ __all__ = [
     "Sign",
     "Slice",
     "Softmax",
+    "Softsign",
     "Sum",
     "Tanh",
     "Transpose",

@@ -1,4 +1,4 @@
-"""Smooth functions of one variable that bend one way and the other in turn: their lines without comparing more points than needed."""
+"""Smooth functions of one variable that bend one way and the other in turn: their lines, from as few points as it takes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Curve(Univariate):
 
     def _points(self, lower: Array, upper: Array, slope: Array) -> tuple[list[Array], list[Array]]:
         """Where f(x) - slope x may be smallest, and where it may be largest."""
-        turns = [between(t, lower, upper) for t in self.turns(slope)]
+        # where a line touches f, moving the point changes nothing to first order: no gradient is needed through the slope
+        turns = [between(t, lower, upper) for t in self.turns(slope if is_numpy(slope) else slope.detach())]
         low = [p for p, convex in zip(turns, self.convex, strict=True) if convex]
         high = [p for p, convex in zip(turns, self.convex, strict=True) if not convex]
         for end, convex in ((lower, self.convex[0]), (upper, self.convex[-1])):

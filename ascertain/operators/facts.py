@@ -220,7 +220,9 @@ def _error(f: np.ndarray, product: np.ndarray) -> np.ndarray:
 
 
 def _lines(trial: Trial, x: Array, f: Array, slope: Array, low: Array, high: Array, fact: str = "lines") -> None:
-    residual, room = f - slope * x, _error(f, slope * x)
+    # the operator evaluated f(p) - slope p at points p of its own, perhaps much further from 0 than x
+    elsewhere = 8 * _DOUBLE * abs(slope) * np.maximum(abs(x[0]), abs(x[-1]))
+    residual, room = f - slope * x, _error(f, slope * x) + elsewhere
     trial.within(fact, low - residual, room + 8 * _DOUBLE * abs(low), "a sample lies below the lower line")
     trial.within(fact, residual - high, room + 8 * _DOUBLE * abs(high), "a sample lies above the upper line")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import pi, sqrt
 
 import numpy as np
 
@@ -101,6 +102,89 @@ class Tanh(SShaped):
         return 0.5 * xp.log((1 + xp.sqrt(1 - t)) ** 2 / t)
 
 
+@dataclass(frozen=True, eq=False)
+class Atan(SShaped):
+    """arctan x."""
+
+    def f(self, x: Array) -> Array:
+        return namespace(x).arctan(x)
+
+    def derivative(self, x: Array) -> Array:
+        return 1 / (1 + x * x)
+
+    def turn(self, slope: Array) -> Array:
+        t = _share(slope)
+        return namespace(slope).sqrt((1 - t) / t)
+
+
+@dataclass(frozen=True, eq=False)
+class Erf(SShaped):
+    """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+
+    def f(self, x: Array) -> Array:
+        if not is_numpy(x):
+            return x.erf()
+        from scipy.special import erf
+
+        return np.asarray(erf(x))
+
+    def derivative(self, x: Array) -> Array:
+        return 2 / sqrt(pi) * namespace(x).exp(-x * x)
+
+    def turn(self, slope: Array) -> Array:
+        xp = namespace(slope)
+        return xp.sqrt(-xp.log(_share(slope * (sqrt(pi) / 2))))
+
+
+@dataclass(frozen=True, eq=False)
+class Softsign(SShaped):
+    """x / (1 + |x|)."""
+
+    def f(self, x: Array) -> Array:
+        # beyond these ends it is -1 and 1 in any precision, and infinity would divide infinity
+        inner = between(x, -1e30, 1e30)
+        return inner / (1 + abs(inner))
+
+    def derivative(self, x: Array) -> Array:
+        return 1 / (1 + abs(x)) ** 2
+
+    def turn(self, slope: Array) -> Array:
+        # (1 + q)^2 = 1 / t
+        t = _share(slope)
+        return (1 - t) / (t + namespace(slope).sqrt(t))
+
+
+@dataclass(frozen=True, eq=False)
+class LogSigmoid(Rising):
+    """The logarithm of the sigmoid: -log(1 + exp(-x)), concave."""
+
+    convex = (False,)
+
+    def f(self, x: Array) -> Array:
+        if is_numpy(x):
+            return np.minimum(x, 0) - np.log1p(np.exp(-abs(x)))
+        from torch.nn.functional import logsigmoid
+
+        return logsigmoid(x)
+
+    def derivative(self, x: Array) -> Array:
+        return Sigmoid().f(-x)
+
+    def turns(self, slope: Array) -> tuple[Array, ...]:
+        t = _share(slope)
+        return (namespace(slope).log((1 - t) / t),)
+
+    def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        xp = namespace(lower)
+        with np.errstate(all="ignore"):
+            a, b = self.derivative(upper), self.derivative(lower)
+            return xp.minimum(a, b), xp.maximum(a, b)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        yield cls(), ((2, 3),)
+
+
 # Readers
 
 
@@ -114,3 +198,32 @@ def _sigmoid(call: Call) -> Ref:
 @aten("tanh.default", "tanh_.default")
 def _tanh(call: Call) -> Ref:
     return call.emit(Tanh(), variable(call))
+
+
+@onnx("Atan")
+@aten("atan.default", "atan_.default", "arctan.default", "arctan_.default")
+def _atan(call: Call) -> Ref:
+    return call.emit(Atan(), variable(call))
+
+
+@onnx("Erf")
+@aten("erf.default", "erf_.default", "special_erf.default")
+def _erf(call: Call) -> Ref:
+    return call.emit(Erf(), variable(call))
+
+
+@onnx("Softsign")
+def _softsign(call: Call) -> Ref:
+    return call.emit(Softsign(), variable(call))
+
+
+@aten("log_sigmoid.default")
+def _log_sigmoid(call: Call) -> Ref:
+    return call.emit(LogSigmoid(), variable(call))
+
+
+@aten("log_sigmoid_forward.default")
+def _log_sigmoid_forward(call: Call) -> tuple[Ref, ...]:
+    # its second value serves the gradient alone; it has no use in a graph
+    y = call.emit(LogSigmoid(), variable(call))
+    return y, y
