@@ -1,0 +1,136 @@
+"""The contract of a similarity measure, and the preparation that all of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ascertain.errors import DataError, ShapeError
+
+__all__ = ["Basis", "Measure", "basis", "centred", "checked"]
+
+TOLERANCE = {2: 1e-3, 4: 1e-6, 8: 1e-10}
+"""Singular values below this fraction of the largest are rounding of the network's own arithmetic, by bytes of a number."""
+
+
+class Measure(ABC):
+    """A number for two sets of rows; each set is prepared once, and pairs of prepared ones are compared."""
+
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    symmetric: ClassVar[bool] = True
+    distance: ClassVar[bool] = False
+    """Whether small numbers mean alike."""
+
+    @property
+    def second_moments(self) -> bool:
+        """Whether it depends on the joint covariance alone."""
+        return False
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What is printed beside the number."""
+
+    @abstractmethod
+    def prepare(self, rows: np.ndarray) -> Any:
+        """What is needed of one set of rows (n, d), once checked."""
+
+    @abstractmethod
+    def compare(self, first: Any, second: Any) -> float:
+        """The number."""
+
+    def table(self, firsts: Sequence[Any], seconds: Sequence[Any]) -> np.ndarray:
+        """The numbers of all pairs (len(firsts), len(seconds)); ``seconds`` may be ``firsts``."""
+        out = np.zeros((len(firsts), len(seconds)))
+        mirrored = self.symmetric and firsts is seconds
+        for i, first in enumerate(firsts):
+            for j, second in enumerate(seconds):
+                out[i, j] = out[j, i] if mirrored and j < i else self.compare(first, second)
+        return out
+
+    @abstractmethod
+    def reorder(self, state: Any, order: np.ndarray) -> Any:
+        """The prepared form of the same rows in another order."""
+
+    def chance(self, first: Any, second: Any, count: int) -> float | None:
+        """Mean (or a bound on it, see the class) over all re-pairings of the rows; None where no closed form is known."""
+        return None
+
+    def caveat(self, first: Any, second: Any, count: int) -> str:
+        """Why the number says nothing about the data, or nothing."""
+        return ""
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Singular value decomposition u diag(s) v of centred rows, without directions of rounding."""
+
+    u: np.ndarray
+    """(n, r) orthonormal columns."""
+    s: np.ndarray
+    """(r,) largest first."""
+    v: np.ndarray
+    """(r, d) orthonormal rows."""
+
+
+def checked(rows: Any, what: str = "the rows") -> np.ndarray:
+    """Rows as a float array (n, d), n >= 4, finite and not constant; DataError and ShapeError say what is wrong."""
+    x = np.asarray(rows)
+    if x.ndim == 1:
+        x = x[:, None]
+    if x.ndim != 2:
+        raise ShapeError(f"{what} have shape {x.shape}, not (samples, features); reshape them, or capture with activations().")
+    if len(x) < 4:
+        raise DataError(f"{what} hold {len(x)} samples, no measure has a meaning below 4; give more.")
+    if x.dtype.kind != "f":
+        x = x.astype(np.float64)
+    if not np.isfinite(x).all():
+        raise DataError(f"{what} hold NaN or infinite numbers; look for the first layer that answers them.")
+    if x.shape[1] == 0 or (x == x[0]).all():
+        raise DataError(f"{what} are constant over all {len(x)} samples, so nothing can be compared; choose another layer or data.")
+    return x
+
+
+def centred(rows: np.ndarray) -> np.ndarray:
+    """Rows in float64, less their mean, in units of their largest entry so that no square over- or underflows."""
+    x = rows.astype(np.float64)
+    x -= x.mean(0)
+    x /= np.abs(x).max()
+    return x
+
+
+def basis(rows: np.ndarray, share: float = 1.0) -> Basis:
+    """The decomposition of centred rows; of the fewest directions that hold a share of the variance where it is below 1.
+
+    Those come from the smaller Gram matrix: their singular values are large enough for it.
+    """
+    x, tolerance = centred(rows), TOLERANCE.get(rows.dtype.itemsize, 1e-10)
+    if share < 1.0:
+        found = _from_gram(x, share)
+        if found.s[-1] > 1e-5 * found.s[0]:
+            return found
+    u, s, v = np.linalg.svd(x, full_matrices=False)
+    kept = int((s > tolerance * s[0]).sum())
+    if share < 1.0:
+        kept = min(kept, _count(s * s, share))
+    return Basis(np.ascontiguousarray(u[:, :kept]), s[:kept], v[:kept])
+
+
+def _count(variances: np.ndarray, share: float) -> int:
+    total = np.cumsum(variances)
+    return int(np.searchsorted(total, share * total[-1] * (1 - 1e-12))) + 1
+
+
+def _from_gram(x: np.ndarray, share: float) -> Basis:
+    wide = x.shape[1] > x.shape[0]
+    values, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    kept = _count(values, share)
+    s, side = np.sqrt(values[:kept]), np.ascontiguousarray(vectors[:, :kept])
+    if wide:
+        return Basis(side, s, (side.T @ x) / s[:, None])
+    return Basis(x @ (side / s), s, side.T)
