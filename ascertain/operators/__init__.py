@@ -10,11 +10,13 @@ from ascertain.operators.convolution import Conv, ConvTranspose
 from ascertain.operators.maximum import GroupSort, Maximum, MaxPool, Minimum, ReduceMax
 from ascertain.operators.movement import Expand, Reshape, Transpose
 from ascertain.operators.normalization import BatchNorm
+from ascertain.operators.periodic import Cos, Sin, Tan
 from ascertain.operators.piecewise import Abs, Clip, LeakyRelu, Relu, Sign
 from ascertain.operators.pooling import AveragePool
 from ascertain.operators.reduction import Reduce
 from ascertain.operators.selection import Concat, Gather, Pad, Slice
 from ascertain.operators.sigmoidal import Atan, Erf, LogSigmoid, Sigmoid, Softsign, Tanh
+from ascertain.operators.smooth import Exp, Log, Reciprocal, Rsqrt, Sqrt, Square
 from ascertain.operators.softmax import LogSoftmax, LogSumExp, Softmax
 
 __all__ = [
@@ -26,12 +28,15 @@ __all__ = [
     "Concat",
     "Conv",
     "ConvTranspose",
+    "Cos",
     "Dense",
     "Erf",
+    "Exp",
     "Expand",
     "Gather",
     "GroupSort",
     "LeakyRelu",
+    "Log",
     "LogSigmoid",
     "LogSoftmax",
     "LogSumExp",
@@ -41,18 +46,24 @@ __all__ = [
     "Minimum",
     "Pad",
     "Product",
+    "Reciprocal",
     "Reduce",
     "ReduceMax",
     "Relu",
     "Reshape",
+    "Rsqrt",
     "Scale",
     "Shift",
     "Sigmoid",
     "Sign",
+    "Sin",
     "Slice",
     "Softmax",
     "Softsign",
+    "Sqrt",
+    "Square",
     "Sum",
+    "Tan",
     "Tanh",
     "Transpose",
 ]

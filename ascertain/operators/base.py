@@ -156,6 +156,8 @@ class Univariate(Operator):
     """Whether f(x) = max(x, 0), whose lines and splits have closed forms."""
     kinks: ClassVar[tuple[float, ...]] = ()
     """Points where f is not differentiable (an operator that jumps overrides `candidates` and gives both one-sided values)."""
+    domain: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
+    """The numbers between which f is defined, from where the battery draws; single poles inside are left to `defined`."""
 
     def infer(self, *shapes: Shape) -> Shape:
         return shapes[0]

@@ -52,7 +52,8 @@ def check_operator(
     trial = Trial(operator.name, np.random.default_rng(seed))
     single = operator.convert(lambda a: a.astype(np.float32) if a.dtype.kind == "f" else a)
     double = single.convert(lambda a: a.astype(np.float64) if a.dtype.kind == "f" else a)
-    inputs = [trial.numbers((_BATCH, *s)).astype(np.float32).astype(np.float64) for s in shapes]
+    domain = operator.domain if isinstance(operator, Univariate) else (-np.inf, np.inf)
+    inputs = [trial.numbers((_BATCH, *s), domain).astype(np.float32).astype(np.float64) for s in shapes]
     _shape(trial, double, shapes, inputs)
     if reference is not None:
         expected = np.asarray(reference(*inputs))

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from ascertain.operators.base import Affine, Array, Composite, Operator, Ref, Shape, Univariate
-from ascertain.operators.trial import Trial
+from ascertain.operators.trial import Trial, reflected
 
 __all__ = ["affine_facts", "composite_facts", "order_facts", "univariate_facts"]
 
@@ -151,6 +151,7 @@ def _exact(
 # Univariate
 
 
+@np.errstate(all="ignore")
 def univariate_facts(trial: Trial, operator: Univariate, shape: Shape, given: tuple[np.ndarray, np.ndarray] | None) -> None:
     """Lines of any slope contain the function and touch it, derivatives lie in the stated range, NaN stays NaN."""
     for lower, upper in _boxes(trial, operator, shape, given):
@@ -170,6 +171,11 @@ def univariate_facts(trial: Trial, operator: Univariate, shape: Shape, given: tu
     for lower, upper in ((nan, one), (-one, nan), (nan, nan)):
         ends = operator.interval(lower, upper)
         trial.holds("nan", not any(np.isfinite(e).any() for e in ends), "an interval with a NaN end has finite bounds")
+    for end, inward in zip(operator.domain, (1.0, -1.0), strict=True):
+        if np.isfinite(end):
+            lower, upper = (end - inward * one, end + inward * one)[:: int(inward)]
+            ends = (*operator.interval(lower, upper), *operator.intercepts(lower, upper, one))
+            trial.holds("domain", not any(np.isfinite(e).any() for e in ends), "a box that leaves the domain has finite bounds")
 
 
 def _boxes(
@@ -183,9 +189,11 @@ def _boxes(
     for exponent in range(-30, 31, 3):
         centre = trial.random.normal(size=full) * 10.0**exponent
         width = abs(trial.random.normal(size=full)) * 10.0 ** trial.random.integers(-40, exponent + 3, size=full)
-        yield centre, centre + width
+        centre = reflected(centre, operator.domain)
+        ends = (centre, reflected(centre + width, operator.domain))
+        yield np.minimum(*ends), np.maximum(*ends)
         yield centre, centre
-        yield centre, np.nextafter(centre, np.inf)
+        yield centre, np.nextafter(centre, operator.domain[1])
         for kink in kinks:
             yield kink - width, kink
             yield kink, kink + width
@@ -215,16 +223,25 @@ def _slopes(trial: Trial, lower: np.ndarray, smallest: np.ndarray, largest: np.n
 
 
 def _error(f: np.ndarray, product: np.ndarray) -> np.ndarray:
-    """Room for the rounding of f(x) - slope x, here and in the operator."""
-    return np.asarray(8 * _DOUBLE * (abs(f) + abs(product)) + _TINY)
+    """Room for the rounding of f(x) - slope x, here and in the operator; none where they overflow."""
+    return np.asarray(8 * _DOUBLE * _finite(abs(f) + abs(product)) + _TINY)
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(x), x, 0.0)
+
+
+def _above(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """By how much a is above b; nothing where both are the same infinity."""
+    return np.where(a == b, 0.0, a - b)
 
 
 def _lines(trial: Trial, x: Array, f: Array, slope: Array, low: Array, high: Array, fact: str = "lines") -> None:
     # the operator evaluated f(p) - slope p at points p of its own, perhaps much further from 0 than x
     elsewhere = 8 * _DOUBLE * abs(slope) * np.maximum(abs(x[0]), abs(x[-1]))
     residual, room = f - slope * x, _error(f, slope * x) + elsewhere
-    trial.within(fact, low - residual, room + 8 * _DOUBLE * abs(low), "a sample lies below the lower line")
-    trial.within(fact, residual - high, room + 8 * _DOUBLE * abs(high), "a sample lies above the upper line")
+    trial.within(fact, _above(low, residual), room + 8 * _DOUBLE * _finite(abs(low)), "a sample lies below the lower line")
+    trial.within(fact, _above(residual, high), room + 8 * _DOUBLE * _finite(abs(high)), "a sample lies above the upper line")
 
 
 def _tight(trial: Trial, operator: Univariate, x: Array, f: Array, slope: Array, low: Array, high: Array) -> None:
@@ -235,30 +252,26 @@ def _tight(trial: Trial, operator: Univariate, x: Array, f: Array, slope: Array,
     step = (x[1:] - x[:-1]).max(0)
     residual, room = f - slope * x, _error(f, slope * x).max(0)
     allowed = np.where(known, steep, 0.0) * step + 4 * room + 2 * np.asarray(operator.slack(x[0], x[-1]))
-    trial.within("tightness", np.where(known, residual.min(0) - low, 0.0), allowed, "the lower line is loose")
-    trial.within("tightness", np.where(known, high - residual.max(0), 0.0), allowed, "the upper line is loose")
+    trial.within("tightness", np.where(known, _above(residual.min(0), low), 0.0), allowed, "the lower line is loose")
+    trial.within("tightness", np.where(known, _above(high, residual.max(0)), 0.0), allowed, "the upper line is loose")
 
 
 def _derivatives(trial: Trial, x: Array, f: Array, smallest: Array, largest: Array) -> None:
     run, rise = x[1:] - x[:-1], f[1:] - f[:-1]
-    room = (
-        8 * _DOUBLE * (abs(f[1:]) + abs(f[:-1]) + np.where(np.isfinite(largest), abs(largest) + abs(smallest), 0) * abs(x[1:]))
-        + _TINY
-    )
-    with np.errstate(invalid="ignore"):
-        above, below = rise - np.where(run > 0, largest * run, 0.0), np.where(run > 0, smallest * run, 0.0) - rise
-    trial.within("slopes", np.where(run > 0, above, 0.0), room, "a chord is steeper than the largest derivative")
-    trial.within("slopes", np.where(run > 0, below, 0.0), room, "a chord is flatter than the smallest derivative")
+    room = 8 * _DOUBLE * _finite(abs(f[1:]) + abs(f[:-1]) + _finite(abs(largest) + abs(smallest)) * abs(x[1:])) + _TINY
+    apart = (run > 0) & np.isfinite(rise)
+    above, below = rise - largest * run, smallest * run - rise
+    trial.within("slopes", np.where(apart, above, 0.0), room, "a chord is steeper than the largest derivative")
+    trial.within("slopes", np.where(apart, below, 0.0), room, "a chord is flatter than the smallest derivative")
 
 
 def _curvature(trial: Trial, operator: Univariate, lower: Array, upper: Array, x: Array, f: Array) -> None:
     """Where the operator says that it is affine on a box, chords are."""
-    flat = ~np.asarray(operator.curved(lower, upper))
+    flat = ~np.asarray(operator.curved(lower, upper)) & np.isfinite(f).all(0)
     share = np.divide(x - lower, upper - lower, out=np.zeros(x.shape), where=upper > lower)
     error = abs(f - (f[0] * (1 - share) + f[-1] * share))
-    with np.errstate(over="ignore"):
-        slope = abs(f[-1] - f[0]) / np.where(upper > lower, upper - lower, 1.0)
-    room = 16 * _DOUBLE * (abs(f).max(0) + slope * np.maximum(abs(lower), abs(upper))) + _TINY
+    slope = abs(f[-1] - f[0]) / np.where(upper > lower, upper - lower, 1.0)
+    room = 16 * _DOUBLE * _finite(abs(f).max(0) + slope * np.maximum(abs(lower), abs(upper))) + _TINY
     trial.within("curved", np.where(flat, error, 0.0), room, "it bends where it is said to be affine")
     if operator.rectifier:
         trial.within("rectifier", abs(f - np.maximum(x, 0)), 0.0)

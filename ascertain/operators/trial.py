@@ -10,11 +10,18 @@ import numpy as np
 from ascertain.errors import AscertainError
 from ascertain.operators.base import Shape
 
-__all__ = ["BatteryFailure", "Trial"]
+__all__ = ["BatteryFailure", "Trial", "reflected"]
 
 
 class BatteryFailure(AscertainError):
     """An operator states a fact that is wrong; the message names operator and fact."""
+
+
+def reflected(x: np.ndarray, domain: tuple[float, float]) -> np.ndarray:
+    """Numbers outside a domain mirrored at its end."""
+    first, last = domain
+    x = x if first == -np.inf else first + abs(x - first)
+    return x if last == np.inf else last - abs(last - x)
 
 
 @dataclass
@@ -26,9 +33,9 @@ class Trial:
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     worst: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def numbers(self, shape: Shape) -> np.ndarray:
-        """Normal numbers of mixed scales."""
-        return self.random.normal(size=shape) * 2.0 ** self.random.integers(-3, 4, size=shape)
+    def numbers(self, shape: Shape, domain: tuple[float, float] = (-np.inf, np.inf)) -> np.ndarray:
+        """Normal numbers of mixed scales, in a domain with one end at most."""
+        return reflected(self.random.normal(size=shape) * 2.0 ** self.random.integers(-3, 4, size=shape), domain)
 
     def holds(self, fact: str, truth: bool, complaint: str) -> None:
         """A fact that is true or not."""

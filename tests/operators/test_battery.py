@@ -19,6 +19,8 @@ FAMILIES = {Operator, Affine, Bilinear, Planar, Univariate, Composite, operators
     operators.curves.Curve,
     operators.sigmoidal.Rising,
     operators.sigmoidal.SShaped,
+    operators.smooth.Bent,
+    operators.periodic.Wave,
 }
 
 

@@ -1,0 +1,197 @@
+"""Sine, cosine and tangent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf, pi
+
+from ascertain.operators.arguments import variable
+from ascertain.operators.base import Array, Operator, Ref, Shape, Univariate, namespace
+from ascertain.operators.reading import Call, aten, onnx
+from ascertain.operators.smooth import quiet
+
+__all__ = ["Cos", "Sin", "Tan"]
+
+
+def _misplaced(lower: Array, upper: Array) -> Array:
+    """Above the error of a sum of at most 4 rounded terms, each at most max|x| + 8 on the box."""
+    xp = namespace(lower)
+    return 4 * xp.finfo(lower.dtype).eps * (xp.maximum(-lower, upper) + 8)
+
+
+@dataclass(frozen=True, eq=False)
+class Wave(Univariate):
+    """A function of period 2 pi with values from -1 to 1.
+
+    The hollows of f(x) - slope x lie 2 pi apart, each 2 pi slope lower than the one before: the lowest on a box is its last one,
+    or its first where the slope is negative. The highest crest is at the other end. One hollow or crest too few or too many near an
+    end of the box is as good as one misplaced, because the end itself is a candidate.
+    """
+
+    def turns(self, slope: Array) -> tuple[Array, Array]:
+        """One hollow and one crest of f(x) - slope x, both in [-4, 8]; NaN where |slope| > 1."""
+        raise NotImplementedError
+
+    @quiet
+    def stationary(self, slope: Array, lower: Array, upper: Array) -> tuple[Array, ...]:
+        xp = namespace(lower)
+        hollow, crest = self.turns(slope)
+        period = xp.copysign(xp.full_like(slope, 2 * pi), slope)
+        onward = period > 0
+        hollow = hollow + period * xp.floor((xp.where(onward, upper, lower) - hollow) / period)
+        crest = crest - period * xp.floor((crest - xp.where(onward, lower, upper)) / period)
+        return hollow, crest
+
+    def slack(self, lower: Array, upper: Array) -> Array:
+        # f'' is at most 1, and no value in the box differs by more than 2 from those at the ends
+        error = _misplaced(lower, upper)
+        return (error * error).clip(max=2)
+
+    @quiet
+    def support(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array, Array, Array]:
+        xp = namespace(lower)
+        at_lower, at_upper = self.f(lower) - slope * lower, self.f(upper) - slope * upper
+        low, high = xp.minimum(at_lower, at_upper), xp.maximum(at_lower, at_upper)
+        falls = at_upper < at_lower
+        low_at, high_at = xp.where(falls, upper, lower), xp.where(falls, lower, upper)
+        hollow, crest = self.stationary(slope, lower, upper)
+        rest = self.f(hollow) - slope * hollow
+        lower_yet = (hollow >= lower) & (hollow <= upper) & (rest < low)
+        low, low_at = xp.where(lower_yet, rest, low), xp.where(lower_yet, hollow, low_at)
+        rest = self.f(crest) - slope * crest
+        higher_yet = (crest >= lower) & (crest <= upper) & (rest > high)
+        high, high_at = xp.where(higher_yet, rest, high), xp.where(higher_yet, crest, high_at)
+        slack = self.slack(lower, upper)
+        low, high = low - slack, high + slack
+        return xp.where(low == low, low, -inf), low_at, xp.where(high == high, high, inf), high_at
+
+    @quiet
+    def interval(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        xp = namespace(lower)
+        low, _, high, _ = self.support(lower, upper, xp.zeros_like(lower))
+        # infinite where an end is NaN, or infinite, which tells nothing only while the box may be shorter than a period
+        low, high = xp.where(low > -inf, low.clip(min=-1), low), xp.where(high < inf, high.clip(max=1), high)
+        whole = upper - lower > 2 * pi
+        return xp.where(whole, -1.0, low), xp.where(whole, 1.0, high)
+
+
+@dataclass(frozen=True, eq=False)
+class Sin(Wave):
+    """sin(x)."""
+
+    @quiet
+    def f(self, x: Array) -> Array:
+        return namespace(x).sin(x)
+
+    @quiet
+    def derivative(self, x: Array) -> Array:
+        return namespace(x).cos(x)
+
+    def turns(self, slope: Array) -> tuple[Array, Array]:
+        crest = namespace(slope).arccos(slope)
+        return -crest, crest
+
+    def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        return Cos().interval(lower, upper)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        yield cls(), ((2, 3),)
+
+
+@dataclass(frozen=True, eq=False)
+class Cos(Wave):
+    """cos(x)."""
+
+    @quiet
+    def f(self, x: Array) -> Array:
+        return namespace(x).cos(x)
+
+    @quiet
+    def derivative(self, x: Array) -> Array:
+        return -namespace(x).sin(x)
+
+    def turns(self, slope: Array) -> tuple[Array, Array]:
+        angle = namespace(slope).arcsin(slope)
+        return pi + angle, -angle
+
+    def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        low, high = Sin().interval(lower, upper)
+        return -high, -low
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        yield cls(), ((2, 3),)
+
+
+@dataclass(frozen=True, eq=False)
+class Tan(Univariate):
+    """tan(x); defined on boxes without a pole."""
+
+    @quiet
+    def f(self, x: Array) -> Array:
+        return namespace(x).tan(x)
+
+    @quiet
+    def derivative(self, x: Array) -> Array:
+        y = namespace(x).tan(x)
+        return 1 + y * y
+
+    @quiet
+    def defined(self, lower: Array, upper: Array) -> Array:
+        # tan rises between poles, and over one pole it falls unless the box is as wide as a period
+        return (upper - lower < 3.1415) & (self.f(lower) <= self.f(upper))
+
+    @quiet
+    def stationary(self, slope: Array, lower: Array, upper: Array) -> tuple[Array, ...]:
+        xp = namespace(lower)
+        centre = lower - xp.arctan(self.f(lower))
+        angle = xp.arctan(xp.sqrt(slope - 1))
+        return centre - angle, centre + angle
+
+    @quiet
+    def slack(self, lower: Array, upper: Array) -> Array:
+        # a candidate off by e costs at most max|f''| e^2 / 2, with f'' = 2 tan (1 + tan^2) on a box widened by e
+        xp = namespace(lower)
+        error = _misplaced(lower, upper)
+        steep = xp.maximum(abs(self.f(lower)), abs(self.f(upper))) + error
+        return xp.where(steep * error < 0.25, 4 * steep * (1 + steep * steep) * error * error, inf)
+
+    @quiet
+    def interval(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        xp = namespace(lower)
+        known = self.defined(lower, upper)
+        return xp.where(known, self.f(lower), -inf), xp.where(known, self.f(upper), inf)
+
+    @quiet
+    def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        xp = namespace(lower)
+        first, last, known = self.derivative(lower), self.derivative(upper), self.defined(lower, upper)
+        least = xp.where(self.f(lower) * self.f(upper) <= 0, 1.0, xp.minimum(first, last))
+        return xp.where(known, least, -inf), xp.where(known, xp.maximum(first, last), inf)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        yield cls(), ((2, 3),)
+
+
+# Readers
+
+
+@onnx("Sin")
+@aten("sin.default", "sin_.default")
+def _sin(call: Call) -> Ref:
+    return call.emit(Sin(), variable(call))
+
+
+@onnx("Cos")
+@aten("cos.default", "cos_.default")
+def _cos(call: Call) -> Ref:
+    return call.emit(Cos(), variable(call))
+
+
+@onnx("Tan")
+@aten("tan.default", "tan_.default")
+def _tan(call: Call) -> Ref:
+    return call.emit(Tan(), variable(call))
