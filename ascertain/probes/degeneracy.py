@@ -84,7 +84,8 @@ class Degeneracy:
 
     The sum of ``layers`` (each alone), ``couplings`` (between layers) and ``unexplained`` is ``free`` exactly. More data can only
     raise the rank. BOUNDED where the singular values leave a clear gap at the rank; ESTIMATED where the rank is a matter of the
-    tolerance, or where samples times outputs are fewer than the parameters. Reference: Bushnaq et al. (2024), Using degeneracy in the loss landscape for mechanistic interpretability.
+    tolerance, or where samples times outputs are fewer than the parameters.
+    Reference: Bushnaq et al. (2024), Using degeneracy in the loss landscape.
     """
 
     parameters: int
