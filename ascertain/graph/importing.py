@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -14,7 +14,7 @@ from ascertain.graph.fold import guarded
 from ascertain.graph.graph import Builder
 from ascertain.graph.legality import parameters
 from ascertain.operators.base import Ref, Shape
-from ascertain.operators.reading import Call, NotSupported, Reader
+from ascertain.operators.reading import MASKS, Call, Masked, NotSupported, Reader
 
 __all__ = ["Unknown", "Walk", "static_shape"]
 
@@ -78,6 +78,8 @@ class Walk:
         reader = self.table.get(key)
         if reader is None:
             return (self.missing(key, call.node),)
+        if key not in MASKS and any(isinstance(v, Masked) for v in _values(call)):
+            return (self.missing(key, call.node, "minus infinity as an input; a mask is known only right before a softmax"),)
         start = len(self.builder.nodes)
         self.builder.scope = call.node
         what = f"{self.file}: node {call.node!r} ({key})"
@@ -107,9 +109,17 @@ class Walk:
                 f"{self.file} uses operators that are not supported: {'; '.join(listed)}. Replace them in the model.",
                 tuple((operator, node) for operator, node, _ in self.unsupported),
             )
+        if isinstance(output, Masked):
+            raise ModelError(f"{self.file}: the output {name!r} is minus infinity at some entries; choose a finite one.")
         if not isinstance(output, Ref):
             raise ModelError(f"{self.file}: the output {name!r} does not depend on the input; there is nothing to verify.")
         return output
+
+
+def _values(call: Call) -> Iterator[Any]:
+    """Inputs of a call, those in lists too."""
+    for value in (*call.inputs, *call.attributes.values()):
+        yield from value if isinstance(value, (list, tuple)) else (value,)
 
 
 def _names(nodes: list[str]) -> str:

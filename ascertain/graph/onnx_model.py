@@ -188,7 +188,8 @@ class _Reader:
         attributes = dict(self.attributes(node))
         weights = [(n, x) for n, x in zip(node.input, inputs, strict=True) if isinstance(x, np.ndarray)]
         given = tuple(_widened(x) if isinstance(x, np.ndarray) else x for x in inputs)
-        return self.walk.read(node.op_type, Call(node.op_type, label, given, attributes, self.opset, self.walk.builder), weights)
+        call = Call(node.op_type, label, given, attributes, self.opset, self.walk.builder, len(node.output))
+        return self.walk.read(node.op_type, call, weights)
 
     def fold(self, node: onnx.NodeProto, inputs: list[Any]) -> tuple[Any, ...]:
         """Values of a node on constants, or on the shape of a variable."""

@@ -13,7 +13,7 @@ from ascertain.operators.arguments import argument, array, unsupported, variable
 from ascertain.operators.arrays import broadcast, fits, fold, repeats, spread
 from ascertain.operators.base import Affine, Array, Emit, Operator, Ref, Shape, namespace
 from ascertain.operators.normalization import MERGED, bias_size, merge
-from ascertain.operators.reading import Call, aten, onnx
+from ascertain.operators.reading import Call, Masked, aten, onnx
 
 __all__ = ["Dense", "MatrixProduct", "Scale", "Shift", "Sum"]
 
@@ -252,14 +252,22 @@ def shifted(emit: Emit, x: Ref, offset: np.ndarray | float) -> Ref:
 
 
 def combined(call: Call, first: object, second: object, a: float = 1.0, b: float = 1.0) -> Ref:
-    """a * first + b * second, where one of the two may be constant."""
+    """a * first + b * second, where one of the two may be constant, and that one minus infinity where it hides an entry."""
     if isinstance(first, Ref) and isinstance(second, Ref):
         return call.emit(Sum((a, b)), first, second)
     if isinstance(first, Ref):
-        return shifted(call.emit, scaled(call.emit, first, a), times(second, b))
+        return _offset(call.emit, scaled(call.emit, first, a), times(second, b))
     if isinstance(second, Ref):
-        return shifted(call.emit, scaled(call.emit, second, b), times(first, a))
+        return _offset(call.emit, scaled(call.emit, second, b), times(first, a))
     raise unsupported(call, "constants only", "Replace it by its value in the model.")
+
+
+def _offset(emit: Emit, x: Ref, offset: np.ndarray) -> Ref:
+    hidden = np.isneginf(offset)
+    if not hidden.any():
+        return shifted(emit, x, offset)
+    y = shifted(emit, x, np.where(hidden, 0, offset))
+    return Masked(y.index, y.shape, hidden)
 
 
 def times(value: object, factor: float) -> np.ndarray:

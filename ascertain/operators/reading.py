@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+import numpy as np
 
 from ascertain.operators.base import Emit, Ref
 
-__all__ = ["ATEN", "ONNX", "Call", "NotSupported", "Reader", "aten", "onnx"]
+__all__ = ["ATEN", "MASKS", "ONNX", "Call", "Masked", "NotSupported", "Reader", "aten", "onnx"]
 
 
 class NotSupported(Exception):
     """Raised by a reader for a form of its operator that it does not know; says which. The importer collects all of them."""
+
+
+@dataclass(frozen=True)
+class Masked(Ref):
+    """A value that is minus infinity where ``hidden``, which broadcasts to its shape; the node it names holds finite numbers.
+
+    The importers give it to readers of `MASKS` only.
+    """
+
+    hidden: np.ndarray = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -39,24 +51,27 @@ Reader = Callable[[Call], Ref | tuple[Ref, ...]]
 R = TypeVar("R", bound=Reader)
 ONNX: dict[str, Reader] = {}
 ATEN: dict[str, Reader] = {}
+MASKS: set[str] = set()
+"""Operators whose readers know what to do with `Masked` values."""
 
 
-def _register(table: dict[str, Reader], names: tuple[str, ...]) -> Callable[[R], R]:
+def _register(table: dict[str, Reader], names: tuple[str, ...], masks: bool) -> Callable[[R], R]:
     def add(reader: R) -> R:
         for name in names:
             if name in table:
                 raise RuntimeError(f"two readers for {name}")
             table[name] = reader
+        MASKS.update(names if masks else ())
         return reader
 
     return add
 
 
-def onnx(*names: str) -> Callable[[R], R]:
-    """Registers the reader of ONNX operators by op_type."""
-    return _register(ONNX, names)
+def onnx(*names: str, masks: bool = False) -> Callable[[R], R]:
+    """Registers the reader of ONNX operators by op_type; whether it takes `Masked` values."""
+    return _register(ONNX, names, masks)
 
 
-def aten(*names: str) -> Callable[[R], R]:
+def aten(*names: str, masks: bool = False) -> Callable[[R], R]:
     """Registers the reader of ATen operators by overload name without the ``aten.`` prefix, such as ``linear.default``."""
-    return _register(ATEN, names)
+    return _register(ATEN, names, masks)

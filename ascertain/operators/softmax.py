@@ -12,8 +12,9 @@ from ascertain.operators.affine import Sum
 from ascertain.operators.arguments import argument, unsupported, variable
 from ascertain.operators.arrays import position
 from ascertain.operators.base import Array, Composite, Emit, Operator, Planar, Ref, Shape, is_numpy, namespace
+from ascertain.operators.masking import over_shown
 from ascertain.operators.movement import reshaped
-from ascertain.operators.reading import Call, aten, onnx
+from ascertain.operators.reading import Call, Masked, aten, onnx
 
 __all__ = ["LogSoftmax", "LogSumExp", "Softmax"]
 
@@ -175,22 +176,32 @@ class LogSoftmax(Composite):
 # Readers
 
 
-@onnx("Softmax", "LogSoftmax")
+def softmax(call: Call, x: Ref, axis: int) -> Ref:
+    """Softmax along an axis >= 0, over what a mask shows where there is one."""
+    return over_shown(call, x, axis, Softmax(1)) if isinstance(x, Masked) else call.emit(Softmax(axis), x)
+
+
+@onnx("Softmax", masks=True)
+@onnx("LogSoftmax")
 def _softmax_onnx(call: Call) -> Ref:
     x, kind = variable(call), Softmax if call.operator == "Softmax" else LogSoftmax
     old = call.opset < 13
     axis = position(int(call.attributes.get("axis", 1 if old else -1)), len(x.shape), call.operator)
     if not old or prod(x.shape[axis + 1 :]) == 1:
-        return call.emit(kind(axis), x)
+        return softmax(call, x, axis) if kind is Softmax else call.emit(kind(axis), x)
+    if isinstance(x, Masked):
+        raise unsupported(call, "a mask over several axes", "Export the model with opset 13 or later.")
     # until opset 12 all axes from the given one on form one group
     flat = reshaped(call, x, (prod(x.shape[:axis]), prod(x.shape[axis:])))
     return reshaped(call, call.emit(kind(1), flat), x.shape)
 
 
-@aten("softmax.int", "_softmax.default", "log_softmax.int", "_log_softmax.default")
+@aten("softmax.int", "_softmax.default", masks=True)
+@aten("log_softmax.int", "_log_softmax.default")
 def _softmax_aten(call: Call) -> Ref:
     x, kind = variable(call), LogSoftmax if "log" in call.operator else Softmax
     dtype = argument(call, 2, "dtype") if call.operator.endswith(".int") else None
     if dtype is not None and str(dtype) not in ("torch.float32", "torch.float64"):
         raise unsupported(call, f"conversion to {dtype}", "Compute it in float32 or float64.")
-    return call.emit(kind(position(int(argument(call, 1, "dim")), len(x.shape), call.operator)), x)
+    axis = position(int(argument(call, 1, "dim")), len(x.shape), call.operator)
+    return softmax(call, x, axis) if kind is Softmax else call.emit(kind(axis), x)
