@@ -1,0 +1,196 @@
+"""How far each input can be moved before the answer changes: proved from below, shown from above."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+
+from ascertain.analyze.base import Analyzer, Context, Example, Need
+from ascertain.analyze.result import Measured, Result
+from ascertain.analyze.views import Kind, View
+from ascertain.errors import InputError
+from ascertain.evidence import Evidence
+from ascertain.graph.graph import Builder
+from ascertain.operators import Dense
+
+if TYPE_CHECKING:
+    from ascertain.certify.result import Witness
+
+__all__ = ["Robustness"]
+
+_SHOWN = 8
+_STEPS = 41
+_HALVINGS = 8
+
+
+class _Found(NamedTuple):
+    lower: float
+    upper: float
+    witness: np.ndarray | None
+    answer: int
+    """Output that the witness is taken for; -1 without one."""
+
+
+@dataclass(frozen=True)
+class Robustness(Analyzer):
+    """The largest ball around each input in which the label cannot change, between a proof and a counterexample."""
+
+    norm: str = "inf"
+    limit: float = 0.5
+    """Largest radius asked for."""
+    count: int = 20
+    """Only the first so many inputs."""
+    tolerance: float = 0.02
+    timeout: float = 5.0
+    """Seconds for each input."""
+
+    title: ClassVar[str] = "Robustness"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA, Need.LABELS})
+    meaning: ClassVar[str] = (
+        "Below the certified radius no change of the input, however clever, changes the answer. At the attack radius one such "
+        "change is known. The truth lies between."
+    )
+    formula: ClassVar[str] = "r(x) = sup { r : argmax f(z) = label for all |z - x| <= r }, by bisection on proofs"
+    evidence: ClassVar[str] = "Certified radii are PROVED under rounding; attack radii EXACT, replayed on the original model."
+    references: ClassVar[tuple[str, ...]] = (
+        "Szegedy et al. 2014, Intriguing properties of neural networks",
+        "Xu et al. 2021, Fast and complete: enabling complete neural network verification",
+    )
+
+    def measure(self, context: Context) -> Mapping[str, Measured]:
+        """Radii of every input, and the share that is robust at each radius."""
+        if self.count < 1:
+            raise InputError(f"robustness of {self.count} inputs was asked for; give a positive count.")
+        x, labels = context.inputs[: self.count], context.classes[: self.count]
+        found = [self._radius(context, point, int(label)) for point, label in zip(x, labels, strict=True)]
+        lower, upper = np.array([f.lower for f in found]), np.array([f.upper for f in found])
+        wide = (lower < self.limit) & (upper - lower > 2 * self.tolerance * self.limit)
+        radii = np.linspace(0, self.limit, _STEPS)
+        proved = (lower[None] >= radii[:, None]).mean(1)
+        attacked = (upper[None] > radii[:, None]).mean(1)
+        values = {
+            "label": (labels, Evidence.EXACT, "label"),
+            "answer": (np.array([f.answer for f in found]), Evidence.EXACT, "output that the counterexample is taken for, or -1"),
+            "lower": (lower, Evidence.PROVED, "certified radius"),
+            "upper": (upper, Evidence.EXACT, "distance of a replayed counterexample, infinite where none is known"),
+            "radius": (radii, Evidence.EXACT, "radius"),
+            "certified": (proved, Evidence.PROVED, "share of these inputs that is proved robust"),
+            "not_broken": (attacked, Evidence.EXACT, "share of these inputs without a known counterexample"),
+            "median": (np.median(lower), Evidence.PROVED, "median certified radius"),
+            "gap": (int(wide.sum()), Evidence.EXACT, "inputs whose radii stayed apart, below the limit"),
+            "inputs": (len(x), Evidence.EXACT, "number of inputs"),
+        }
+        measured = {name: Measured(np.array(value), worth, about) for name, (value, worth, about) in values.items()}
+        return measured | _pictures(context.model.input_shape, x, found)
+
+    def _radius(self, context: Context, x: np.ndarray, label: int) -> _Found:
+        """Attack first, then proofs below it."""
+        from ascertain.certify.verify import radius
+
+        single = x.astype(np.float32)
+        replay = context.model.source.replay
+        y = replay(single) if replay else context.model(single.reshape(1, *context.model.input_shape))
+        answer = int(np.argmax(y))
+        if answer != label:
+            return _Found(0.0, self._distance(single, x), single, answer)
+        witness = self._attack(context, x, label)
+        far = np.inf if witness is None else self._distance(witness.input, x)
+        found = radius(
+            context.model,
+            x,
+            label,
+            norm=self.norm,
+            limit=min(self.limit, far),
+            tolerance=self.tolerance,
+            timeout=self.timeout,
+            threads=context.threads,
+            seed=context.seed,
+        )
+        if found.witness is not None and self._distance(found.witness.input, x) < far:
+            witness, far = found.witness, self._distance(found.witness.input, x)
+        if witness is None:
+            return _Found(found.lower, np.inf, None, -1)
+        # At a tie the label is among the largest outputs, and not the answer meant.
+        others = np.where(np.arange(witness.output.size) == label, -np.inf, witness.output.reshape(-1))
+        return _Found(found.lower, far, witness.input, int(np.argmax(others)))
+
+    def _attack(self, context: Context, x: np.ndarray, label: int) -> Witness | None:
+        """The nearest counterexample that descent finds, by bisection on the radius."""
+        from ascertain.certify.verify import falsify
+        from ascertain.properties import robust
+
+        best, low, high, tried = None, 0.0, self.limit, self.limit
+        for _ in range(_HALVINGS):
+            question = robust(x, tried, float(self.norm), label=label, classes=context.model.output_size)
+            found = falsify(context.model, question, seed=context.seed)
+            if found is None and best is None:
+                return None
+            if found is None:
+                low = tried
+            else:
+                best, high = found, min(tried, self._distance(found.input, x))
+            if high - low <= self.tolerance * high:
+                break
+            tried = (low + high) / 2
+        return best
+
+    def _distance(self, witness: np.ndarray, x: np.ndarray) -> float:
+        return float(np.linalg.norm(witness.reshape(-1).astype(np.float64) - x, float(self.norm)))
+
+    def views(self, result: Result) -> Sequence[View]:
+        """Curve, distribution, table, and counterexamples as pictures where inputs are images."""
+        norm = result.options["norm"]
+        sentence = "Half of the {inputs} inputs tried keep their answer within radius {median:.3g}" + f" (norm {norm}), proved."
+        curve = {"x": "radius", "proved robust": "certified", "not broken": "not_broken"}
+        rows = {"label": "label", "certified radius": "lower", "attack radius": "upper", "taken for": "answer"}
+        caption = "The truth lies between the curves."
+        views = [
+            View(Kind.TEXT, "Certified radius", text=sentence, finding=True),
+            View(Kind.LINE, "Robust share by radius", curve, caption, x=f"radius (norm {norm})", y="share of inputs"),
+            View(Kind.HISTOGRAM, "Certified radii", {"certified radius": "lower"}, x=f"radius (norm {norm})"),
+            View(Kind.TABLE, "Every input", rows),
+        ]
+        if "picture" in result.values:
+            channels = {"image": "picture", "counterexample": "broken", "difference": "difference", "title": "caption"}
+            views.append(View(Kind.IMAGE, "Counterexamples", channels))
+        return views
+
+    @classmethod
+    def examples(cls) -> Iterator[Example]:
+        """y = (2 x0, x0 + x1): at (x0, x1) the margin x0 - x1 vanishes at distance (x0 - x1) / 2 in the maximum norm."""
+        build = Builder()
+        x = build.input((1, 2))
+        graph = build.graph(x, build(Dense(np.array([[2.0, 0.0], [1.0, 1.0]])), x))
+        data, labels = np.array([[0.5, 0.25], [0.25, 0.125], [0.0, 0.75]]), np.array([0, 0, 0])
+        truth = [0.125, 0.0625, 0.0]
+        found = {"label": [0, 0, 0], "answer": [1, 1, 1], "inputs": 3}
+        # Patience, because an answer that depends on the clock would not repeat.
+        asked, context = cls(limit=0.5, timeout=600.0), Context(graph, data, labels)
+        yield Example(asked, context, found | {"gap": 0}, 1e-12, above={"upper": truth}, below={"lower": truth})
+        # The bisection stops within its tolerance of the truth.
+        yield Example(asked, context, {"lower": truth, "upper": truth}, 0.01)
+
+
+def _pictures(shape: tuple[int, ...], x: np.ndarray, found: Sequence[_Found]) -> dict[str, Measured]:
+    """Inputs, counterexamples and differences where inputs are images of 1 or 3 channels."""
+    size = shape[1:] if len(shape) == 4 else shape
+    picked = [i for i, f in enumerate(found) if f.witness is not None][:_SHOWN]
+    if len(size) != 3 or size[0] not in (1, 3) or min(size[1:]) < 2 or not picked:
+        return {}
+
+    def images(rows: list[np.ndarray]) -> np.ndarray:
+        stack = np.array(rows, np.float32).reshape(len(rows), *size)
+        return stack[:, 0] if size[0] == 1 else stack.transpose(0, 2, 3, 1)
+
+    broken = [np.asarray(found[i].witness, np.float32).reshape(-1) for i in picked]
+    caption = np.array([f"taken for {found[i].answer} at {found[i].upper:.3g}" for i in picked], str)
+    values = {
+        "picture": (images([x[i] for i in picked]), "input"),
+        "broken": (images(broken), "counterexample"),
+        "difference": (images([b - x[i] for i, b in zip(picked, broken, strict=True)]), "difference"),
+        "caption": (caption, "what the counterexample is taken for, and its distance"),
+    }
+    return {name: Measured(value, Evidence.EXACT, about) for name, (value, about) in values.items()}
