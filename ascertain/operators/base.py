@@ -139,6 +139,10 @@ class Affine(Operator):
         """The rows ``(len(index), *shape_0)`` of the single matrix L_0 at flat output positions, where they need no computing."""
         return None
 
+    def torus(self, *shapes: Shape) -> tuple[Array, Shape] | None:
+        """A kernel ``(O, C, *K)`` and a size such that this map is a part of the circular convolution with it; None for other maps."""
+        return None
+
     def terms(self, *shapes: Shape) -> int:
         """Rounded operations in the longest sum of ``forward`` or ``adjoint``; 0 where no rounding can happen (pure movement)."""
         return 0

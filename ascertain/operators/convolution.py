@@ -182,6 +182,14 @@ class Conv(Affine):
     def magnitude(self) -> Affine:
         return replace(self, weight=abs(self.weight), bias=bias_size(self.bias, self.margin))
 
+    def torus(self, *shapes: Shape) -> tuple[Array, Shape] | None:
+        out, channels, *kernel = map(int, self.weight.shape)
+        full = np.zeros((out, channels * self.groups, *((k - 1) * d + 1 for k, d in zip(kernel, self.dilation, strict=True))))
+        taps = tuple(slice(None, None, d) for d in self.dilation)
+        for g, rows in enumerate(np.split(np.arange(out), self.groups)):
+            full[(rows[0] + np.arange(len(rows)))[:, None], np.arange(g * channels, (g + 1) * channels), *taps] = self.weight[rows]
+        return full, tuple(n + k - 1 for n, k in zip(shapes[0][2:], full.shape[2:], strict=True))
+
     def terms(self, *shapes: Shape) -> int:
         out, channels, *kernel = map(int, self.weight.shape)
         return max(channels, out // self.groups) * prod(kernel) + 1 + (0 if self.margin is None else MERGED)

@@ -33,6 +33,10 @@ class Enclosure:
     def T(self) -> Enclosure:
         return Enclosure(self.middle.T, None if self.radius is None else self.radius.T)
 
+    def columns(self, index: np.ndarray | list[int]) -> Enclosure:
+        """Some of its columns."""
+        return Enclosure(self.middle[:, index], None if self.radius is None else self.radius[:, index])
+
     def size(self) -> np.ndarray:
         """Largest absolute value of each entry, elementwise."""
         return abs(self.middle) if self.radius is None else abs(self.middle) + self.radius

@@ -7,6 +7,7 @@ last. Maxima, MaxMin and GroupSort become comparators, residual connections are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +19,10 @@ from ascertain.graph.graph import Constant, Graph, Node
 from ascertain.graph.passes import lower
 from ascertain.operators.base import Affine, Univariate
 
-__all__ = ["Plant", "Stage", "plant"]
+__all__ = ["Plant", "Slopes", "Stage", "assemble", "plant", "slopes"]
+
+Slopes = tuple[np.ndarray, np.ndarray]
+"""(m,) smallest and largest incremental slopes, exact."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,25 +61,65 @@ class Plant:
         """Scalar nonlinearities."""
         return sum(s.size for s in self.stages)
 
+    @property
+    def multipliers(self) -> np.ndarray:
+        """Where the multipliers of each stage end in a vector of all."""
+        return np.cumsum([s.size for s in self.stages])[:-1]
+
+    def split(self, factors: np.ndarray) -> tuple[np.ndarray, ...]:
+        """A vector of all multipliers, by stages."""
+        return tuple(np.split(factors, self.multipliers)) if self.stages else ()
+
     def toward(self, directions: np.ndarray) -> Plant:
         """The plant whose outputs are exact combinations ``(k, n_out)`` of this one's."""
         return replace(self, output=Enclosure(np.atleast_2d(directions)) @ self.output)
 
+    def along(self, column: int) -> Plant:
+        """The plant of one input coordinate."""
+        if not self.stages:
+            return replace(self, inputs=1, output=self.output.columns([column]))
+        first = self.stages[0]
+        keep = None if first.keep is None else first.keep.columns([column])
+        first = replace(first, gate=first.gate.columns([column]), keep=keep)
+        return replace(self, inputs=1, stages=(first, *self.stages[1:]))
 
-def plant(graph: Graph, limit: int = 100_000_000) -> Plant:
-    """The stages of a network, by its operators' facts.
+    def rotated(self) -> Plant:
+        """A plant with the same l2 bounds and fewer inputs, where the first stage sees fewer directions; in floats."""
+        if not self.stages:
+            return self
+        first = self.stages[0]
+        seen = first.gate.middle if first.keep is None else np.vstack([first.gate.middle, first.keep.middle])
+        if len(seen) >= self.inputs:
+            return self
+        small = np.linalg.qr(seen.T, mode="r").T
+        keep = None if first.keep is None else Enclosure(small[first.size :])
+        return replace(self, inputs=len(seen), stages=(replace(first, gate=Enclosure(small[: first.size]), keep=keep), *self.stages[1:]))
+
+    def reduced(self) -> Plant:
+        """The equal plant without the nonlinearities that are linear: one possible slope, or an input that never moves."""
+        return replace(self, stages=tuple(_without_linear(s) for s in self.stages))
+
+
+def plant(graph: Graph) -> Plant:
+    """The stages of a network, by its operators' facts: slopes are those on the whole line. Raises what `assemble` raises."""
+    return assemble(lower(graph, keep=(Univariate,)), {})
+
+
+def assemble(graph: Graph, ranges: Mapping[int, Slopes], limit: int = 100_000_000) -> Plant:
+    """The stages of a lowered graph; ``ranges`` gives smaller ranges of slopes, which hold on an input set, by node.
 
     Raises UnsupportedError naming every operator that is neither affine nor of one variable with bounded slope, or where a matrix
     would have more than ``limit`` entries; DataError for weights that are not finite.
     """
-    graph = lower(graph, keep=(Univariate,))
-    bends = _bends(graph)
+    bent = {i: node for i, node in enumerate(graph.nodes) if isinstance(node.operator, Univariate)}
+    found = {i: ranges[i] if i in ranges else slopes(node) for i, node in bent.items()}
+    bends = _bends(graph, found)
     cuts = _cuts(graph, bends)
     stages: list[Stage] = []
     state: tuple[int, ...] = (graph.input,)
     start = graph.input
     for node, cut in zip(bends, cuts, strict=True):
-        stages.append(_stage(graph, state, node, cut, start, limit))
+        stages.append(_stage(graph, state, node, cut, start, limit, found[node]))
         state, start = cut[1], cut[0]
     walk = _Walk(graph, state, None, limit)
     walk.run(start + 1, graph.output)
@@ -91,14 +135,14 @@ def _moving(graph: Graph) -> set[int]:
     return found
 
 
-def _bends(graph: Graph) -> list[int]:
+def _bends(graph: Graph, ranges: Mapping[int, Slopes]) -> list[int]:
     """The nonlinear nodes; raises UnsupportedError for those without a bounded slope."""
     moving = _moving(graph)
     found, unknown = [], []
     for i, node in enumerate(graph.nodes):
         if i not in moving or i == graph.input or isinstance(node.operator, Affine):
             continue
-        if isinstance(node.operator, Univariate) and all(np.isfinite(s).all() for s in slopes(node)):
+        if i in ranges and all(np.isfinite(s).all() for s in ranges[i]):
             found.append(i)
         else:
             unknown.append((node.operator.name, node.name))
@@ -111,7 +155,7 @@ def _bends(graph: Graph) -> list[int]:
     return found
 
 
-def slopes(node: Node) -> tuple[np.ndarray, np.ndarray]:
+def slopes(node: Node) -> Slopes:
     """Smallest and largest incremental slope of each entry on the whole line, flat, rounded outward unless whole."""
     everywhere = np.full((1, *node.shape), np.inf)
     low, high = node.operator.slope_range(-everywhere, everywhere)  # type: ignore[attr-defined]
@@ -143,13 +187,15 @@ def _cuts(graph: Graph, bends: list[int]) -> list[tuple[int, tuple[int, ...]]]:
     return cuts
 
 
-def _stage(graph: Graph, state: tuple[int, ...], node: int, cut: tuple[int, tuple[int, ...]], start: int, limit: int) -> Stage:
+def _stage(
+    graph: Graph, state: tuple[int, ...], node: int, cut: tuple[int, tuple[int, ...]], start: int, limit: int, slopes: Slopes
+) -> Stage:
     place, live = cut
     walk = _Walk(graph, state, node, limit)
     walk.run(start + 1, place)
     split = walk.total - walk.size(node)
     keep, feed = walk.rows(live, 0, split), walk.rows(live, split, walk.total)
-    low, high = slopes(graph.nodes[node])
+    low, high = slopes
     identity = feed.radius is None and feed.middle.shape == (len(low),) * 2 and np.array_equal(feed.middle, np.eye(len(low)))
     still = not keep.middle.any() and (keep.radius is None or not keep.radius.any())
     gate = walk.rows(graph.nodes[node].inputs, 0, split)
@@ -241,3 +287,23 @@ def _moves(columns: np.ndarray) -> bool:
     """Whether every source is in at most one place, with coefficient 1."""
     flat = columns.reshape(len(columns), -1)
     return bool(np.all((flat == 0.0) | (flat == 1.0)) and np.all(np.count_nonzero(flat, axis=1) <= 1))
+
+
+def _without_linear(stage: Stage) -> Stage:
+    """The stage with w_i = slope z_i put in where that is what it says."""
+    still = ~stage.gate.size().any(1)
+    if stage.loop is not None:
+        still &= ~stage.loop.size().any(1)
+    fixed = np.flatnonzero(still | (stage.low == stage.high))
+    if not len(fixed) or (stage.loop is not None and not still[fixed].all()):
+        return stage
+    free = np.setdiff1d(np.arange(stage.size), fixed)
+    feed = Enclosure(np.eye(stage.size)) if stage.feed is None else stage.feed
+    slope = np.where(still, 0.0, stage.low)[fixed]
+    keep = stage.keep
+    if slope.any():
+        through = feed.columns(fixed) @ stage.gate.T.columns(fixed).T.rows(slope)
+        keep = through if keep is None else keep + through
+    loop = None if stage.loop is None else stage.loop.T.columns(free).T.columns(free)
+    gate = stage.gate.T.columns(free).T
+    return replace(stage, gate=gate, keep=keep, feed=feed.columns(free), low=stage.low[free], high=stage.high[free], loop=loop)

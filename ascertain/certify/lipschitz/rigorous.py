@@ -12,18 +12,65 @@ which `positive_definite` proves with all rounding. Multipliers may come from an
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from ascertain.certify.lipschitz.enclosure import ROOM, Enclosure, block, congruence, positive_definite
 from ascertain.certify.lipschitz.plant import Plant, Stage
+from ascertain.certify.lipschitz.program import Norms
 from ascertain.certify.rounding import DOUBLE
 
-__all__ = ["NotVerified", "largest_eigenvalue", "root", "storage"]
+__all__ = ["NotVerified", "Proof", "largest_eigenvalue", "prove", "root", "square", "storage"]
+
+
+ROOM_SUM = 1.0 + 1e-11
+"""Covers the rounding of a sum of less than 50,000 positive numbers and of their reciprocals."""
 
 
 class NotVerified(ArithmeticError):
     """The multipliers prove nothing: a stage failed its test."""
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """A proved constant and all that proves it again."""
+
+    value: float
+    factors: tuple[np.ndarray, ...]
+    """Multipliers of each stage."""
+    weights: np.ndarray
+    """(n_out,) of the squared outputs."""
+    storage: tuple[np.ndarray, ...]
+    """Of all states, input first."""
+
+
+def prove(plant: Plant, norms: Norms, factors: np.ndarray, tau: np.ndarray, mu: np.ndarray) -> Proof:
+    """The constant that multipliers prove, for input norm 2 or inf and output norm 2 or 1; raises NotVerified.
+
+    ``tau`` (n0,) is a guess of the weights of an input in the maximum norm, ``mu`` (n_out,) of an output in l1:
+    |dy|_2^2 <= dx' T dx <= sum tau |dx|_inf^2 where diag(tau) >= T, and |dy|_1^2 <= (sum mu) (sum dy_i^2 / mu_i).
+    """
+    if not all(np.isfinite(v).all() for v in (factors, tau, mu)):
+        raise NotVerified
+    weights = 1.0 / mu if norms.output == 1 else np.ones(plant.output.shape[0])
+    split = plant.split(factors)
+    found = storage(plant, split, weights if norms.output == 1 else None)
+    square = largest_eigenvalue(found[0]) if norms.input == 2 else _dominated(found[0], tau)
+    if norms.output == 1:
+        square *= float((1.0 / weights).sum()) * ROOM_SUM
+    return Proof(root(square), split, weights, tuple(found))
+
+
+def _dominated(matrix: np.ndarray, tau: np.ndarray) -> float:
+    """The sum of a diagonal that is proved to be above an exact matrix, near the one guessed; raises NotVerified."""
+    if not len(tau):
+        tau = abs(matrix).sum(1)
+    for exponent in range(-13, 1):
+        above = tau * (1 + 10.0**exponent) + 10.0**exponent * tau.mean() + DOUBLE.tiny
+        if positive_definite(Enclosure(np.diag(above)) + Enclosure(-matrix)):
+            return float(above.sum()) * ROOM_SUM
+    raise NotVerified
 
 
 def storage(
@@ -33,17 +80,21 @@ def storage(
 
     ``weights`` (n_out,) >= 0 are exact, ones if None. Raises NotVerified.
     """
-    output = plant.output
-    weighted = output if weights is None else output.rows(weights)
-    square = output.T @ weighted
-    slack = 0.0 if square.radius is None else float(square.radius.sum(1).max()) * ROOM
-    last = _symmetric(square.middle)
-    slack += 8 * DOUBLE.unit * float(abs(last).sum(1).max()) + DOUBLE.tiny
-    found = [last + 2 * slack * np.eye(len(last))]
+    found = [square(plant.output, weights)]
     for stage, factors in zip(reversed(plant.stages), reversed(multipliers), strict=True):
         check()
         found.append(_before(stage, np.maximum(factors, 0.0), found[-1]))
     return found[::-1]
+
+
+def square(matrix: Enclosure, weights: np.ndarray | None = None) -> np.ndarray:
+    """An exact symmetric matrix that is proved to be above A' diag(weights) A for every A enclosed."""
+    product = matrix.T @ (matrix if weights is None else matrix.rows(weights))
+    middle = _symmetric(product.middle)
+    slack = 8 * DOUBLE.unit * float(abs(middle).sum(1).max()) + DOUBLE.tiny
+    if product.radius is not None:
+        slack += float(product.radius.sum(1).max()) * ROOM
+    return np.asarray(middle + 2 * slack * np.eye(len(middle)))
 
 
 def _symmetric(matrix: np.ndarray) -> np.ndarray:
@@ -58,7 +109,7 @@ def _before(stage: Stage, factors: np.ndarray, after: np.ndarray) -> np.ndarray:
     if not np.isfinite(size):
         raise NotVerified
     for exponent in range(-13, 0):
-        before = guess + (size * 10.0**exponent + DOUBLE.tiny) * np.eye(len(guess))
+        before = guess + (size * 10.0**exponent + 1e-150) * np.eye(len(guess))
         if positive_definite(block(Enclosure(before) + corner, off, last)):
             return before
     raise NotVerified

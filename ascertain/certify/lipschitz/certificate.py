@@ -1,0 +1,48 @@
+"""What proves a constant again without solving: multipliers, output weights and storage matrices, with the network's hash."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from ascertain.errors import DataError
+
+__all__ = ["Certificate", "read_certificate"]
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """|f(x) - f(y)| <= value |x - y|, with the storage matrices of all states, input first."""
+
+    hash: str
+    input_norm: float
+    output_norm: float
+    value: float
+    factors: tuple[np.ndarray, ...]
+    weights: np.ndarray
+    storage: tuple[np.ndarray, ...]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes everything into one .npz file."""
+        arrays = {f"factors_{i}": a for i, a in enumerate(self.factors)}
+        arrays |= {f"storage_{i}": a for i, a in enumerate(self.storage)}
+        numbers = np.array([self.input_norm, self.output_norm, self.value])
+        with open(path, "wb") as file:
+            np.savez_compressed(file, hash=np.array(self.hash), numbers=numbers, weights=self.weights, **arrays)  # type: ignore[arg-type]
+
+
+def read_certificate(path: str | os.PathLike[str]) -> Certificate:
+    """A certificate from its file; raises DataError where the file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            found = {name: data[name] for name in data.files}
+        stages = sum(name.startswith("factors_") for name in found)
+        factors = tuple(found[f"factors_{i}"] for i in range(stages))
+        storage = tuple(found[f"storage_{i}"] for i in range(stages + 1))
+        a, b, c = (float(x) for x in found["numbers"])
+        return Certificate(str(found["hash"]), a, b, c, factors, found["weights"], storage)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no Lipschitz certificate ({error}); write a new one with Certificate.save.") from None

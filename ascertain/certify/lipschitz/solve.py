@@ -1,0 +1,99 @@
+"""Finds multipliers: which method, from where to start, and for how long. Nothing here needs to be right, only good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ascertain.certify.lipschitz.plant import Plant
+from ascertain.certify.lipschitz.program import Norms, program
+from ascertain.certify.lipschitz.start import float_storage, start
+
+__all__ = ["Multipliers", "multipliers"]
+
+MOST = 3000
+"""Inputs and nonlinearities together above which the interior point leaves the field to the first-order method."""
+
+
+@dataclass(frozen=True, eq=False)
+class Multipliers:
+    """What a solver hands to the proof."""
+
+    factors: np.ndarray
+    """(N,) one for each nonlinearity."""
+    input: np.ndarray
+    """(n0,) tau for an input in the maximum norm; empty for l2."""
+    output: np.ndarray
+    """(n_out,) mu for an output in l1; empty for l2."""
+    value: float
+    """The bound that they give, in floats."""
+    gap: float
+    """How far the bound is above the optimum of the program, relative; infinite where it is not known."""
+    method: str
+    steps: int
+
+
+def multipliers(
+    plant: Plant,
+    norms: Norms = Norms(),
+    *,
+    layers: bool = False,
+    method: str = "auto",
+    tolerance: float = 1e-8,
+    check: Callable[[], bool] = lambda: True,
+) -> Multipliers | None:
+    """Multipliers of a plant with nonlinearities for input norm 2 or inf and output norm 2 or 1; None where no start was found."""
+    if norms.input == 2:
+        plant = plant.rotated()
+    first = start(plant)
+    if first is None:
+        return None
+    if method == "auto":
+        method = "first-order" if norms == Norms() and not layers and plant.inputs + plant.size > MOST else "interior"
+    if method == "first-order":
+        from ascertain.certify.lipschitz.first_order import first_order
+
+        return first_order(plant, first[0], tolerance=tolerance, check=check)
+    return _interior(plant, norms, first, layers, tolerance, check)
+
+
+def _interior(
+    plant: Plant, norms: Norms, first: tuple[list[np.ndarray], np.ndarray], layers: bool, tolerance: float, check: Callable[[], bool]
+) -> Multipliers:
+    from ascertain.certify.lipschitz.interior import interior
+
+    lam, storage = first
+    problem = program(plant, norms, layers)
+    t = _input_weights(storage, norms)
+    outputs = plant.output.shape[0] if norms.output == 1 else 0
+    mu = np.zeros(0)
+    scale = 1.0
+    if outputs:
+        scale = float(np.sqrt(t.sum() / outputs))
+        mu = np.full(outputs, 1.05 * scale)
+    begin = np.concatenate([t / scale, mu])
+    factors = np.array([x[0] for x in lam if len(x)]) if layers else np.concatenate(lam)
+    found = interior(problem, begin, factors / scale, tolerance=tolerance, check=check)
+    value = found.value / 2 if outputs else float(np.sqrt(found.value))
+    k = len(begin) - outputs
+    tau = found.diagonal[:k] if norms.input == np.inf else np.zeros(0)
+    gap = found.gap if found.residual < 1e-5 else np.inf
+    name = "interior point, one multiplier for each stage" if layers else "interior point"
+    expanded = found.factors[problem.gate_group]
+    return Multipliers(expanded, tau, found.diagonal[k:], value, gap if outputs else gap / 2, name, found.steps)
+
+
+def _input_weights(storage: np.ndarray, norms: Norms) -> np.ndarray:
+    """Diagonal variables above a storage matrix."""
+    if norms.input == 2:
+        return np.array([1.5 * float(np.linalg.eigvalsh(storage)[-1])])
+    rows = abs(storage).sum(1)
+    return np.asarray(1.5 * (rows + 0.01 * rows.max()))
+
+
+def bound_of(plant: Plant, factors: np.ndarray) -> float:
+    """The l2 bound that multipliers give, in floats; infinite where they give none."""
+    storage = float_storage(plant, list(plant.split(factors)))
+    return np.inf if storage is None else float(np.sqrt(max(np.linalg.eigvalsh(storage)[-1], 0.0)))
