@@ -3,7 +3,7 @@
 A new family is one module, imported here. Readers are found through `ascertain.operators.reading`.
 """
 
-from ascertain.operators import resampling  # noqa: F401  (readers only)
+from ascertain.operators import attention, einsum, norms, recurrent, resampling  # noqa: F401  (readers only)
 from ascertain.operators.affine import Dense, MatrixProduct, Scale, Shift, Sum
 from ascertain.operators.bilinear import Product
 from ascertain.operators.convolution import Conv, ConvTranspose
@@ -18,6 +18,7 @@ from ascertain.operators.selection import Concat, Gather, Pad, Slice
 from ascertain.operators.sigmoidal import Atan, Erf, LogSigmoid, Sigmoid, Softsign, Tanh
 from ascertain.operators.smooth import Exp, Log, Reciprocal, Rsqrt, Sqrt, Square
 from ascertain.operators.softmax import LogSoftmax, LogSumExp, Softmax
+from ascertain.operators.standardization import Standardize
 
 __all__ = [
     "Abs",
@@ -60,6 +61,7 @@ __all__ = [
     "Slice",
     "Softmax",
     "Softsign",
+    "Standardize",
     "Sqrt",
     "Square",
     "Sum",
