@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ascertain.certify.result import Progress
     from ascertain.graph import Graph
 
-__all__ = ["Command", "DataOptions", "ModelOptions", "SearchOptions", "load_model"]
+__all__ = ["Command", "DataOptions", "ModelOptions", "SearchOptions", "data_file", "load_model"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,15 @@ def load_model(name: str, factory: str | None = None, shape: tuple[int, ...] | N
 
     source = fixtures.path(name) if name in fixtures.NAMES else Path(name)
     return load(source, factory=factory, input_shape=shape)
+
+
+def data_file(name: str) -> Path:
+    """The file of a data set: the name itself, or that of the data that ship."""
+    if name != "digits":
+        return Path(name)
+    from ascertain.fixtures.tasks.digits import FILE
+
+    return FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +115,12 @@ class DataOptions(Command):
 
     def read(self, network: Graph, count: int | None) -> tuple[Any, Any]:
         """Inputs and labels, the first so many."""
-        from ascertain.cli.datasets import read_data
+        from ascertain.analyze.datasets import read_data
 
         if count is not None and count < 1:
             raise InputError(f"--count {count} asks for no images; give a positive number.")
-        x, y = read_data(self.data or "", network.input_size, network.output_size, self.label, self.divide)
+        size, classes = network.input_size, network.output_size
+        x, y = read_data(str(data_file(self.data or "")), size, classes, self.label, self.divide)
+        if y is None:
+            raise InputError(f"{self.data} is read without labels, which are needed here; give --label first or last.")
         return x[:count], y[:count]

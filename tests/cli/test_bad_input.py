@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from ascertain.cli import datasets
+from ascertain.analyze import datasets
 from ascertain.errors import DataError, InputError
 
 

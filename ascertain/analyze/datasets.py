@@ -16,23 +16,25 @@ __all__ = ["read_data"]
 _LARGEST = 2**31
 
 
-def read_data(name: str, size: int, classes: int, label: str = "first", divide: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (N, size) float64, divided by ``divide``, and labels (N,) int64 in [0, classes).
+def read_data(
+    name: str, size: int, classes: int, label: str = "first", divide: float = 1.0
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Inputs (N, size) float64, divided by ``divide``, and labels (N,) int64 in [0, classes), or None for label ``none``.
 
-    ``name``: ``digits``, or a .npz file with x and y, or a .csv, .csv.gz or .npy table. Raises InputError with the row at fault.
+    ``name``: a .npz file with x and y, or a .csv, .csv.gz or .npy table. Raises InputError with the row at fault.
     """
-    if label not in ("first", "last"):
-        raise InputError(f"--label {label!r} is no place for labels; say first or last.")
+    if label not in ("first", "last", "none"):
+        raise InputError(f"label {label!r} is no place for labels; say first, last or none.")
     if not (np.isfinite(divide) and divide > 0):
-        raise InputError(f"--divide {divide} is no scale; give a positive number.")
+        raise InputError(f"dividing by {divide} is no scale; give a positive number.")
     x, y = _read(name, label)
-    if len(x) != len(y):
+    if y is not None and len(x) != len(y):
         raise ShapeError(f"{name} has {len(x)} inputs and {len(y)} labels; give one label for each input.")
     if not len(x):
         raise DataError(f"{name} holds no data; check the file.")
     if x[0].size != size:
         raise ShapeError(f"{name} has inputs of {x[0].size} numbers, the network takes {size}; check that they belong together.")
-    return _checked_inputs(name, x, divide), _checked_labels(name, y, classes)
+    return _checked_inputs(name, x, divide), None if y is None else _checked_labels(name, y, classes)
 
 
 def _checked_inputs(name: str, x: np.ndarray, divide: float) -> np.ndarray:
@@ -51,15 +53,13 @@ def _checked_labels(name: str, y: np.ndarray, classes: int) -> np.ndarray:
     good = (flat == np.floor(flat)) & (flat >= 0) & (flat < classes) if flat.dtype.kind in "biuf" else np.zeros(flat.shape, bool)
     if not good.all():
         row = int(np.argmin(good))
-        raise DataError(f"{name}: label {flat[row]} of input {row} is none of the network's {classes} classes; see --label.")
+        raise DataError(
+            f"{name}: label {flat[row]} of input {row} is none of the network's {classes} classes; say where labels are (label)."
+        )
     return flat.astype(np.int64)
 
 
-def _read(name: str, label: str) -> tuple[np.ndarray, np.ndarray]:
-    if name == "digits":
-        from ascertain import fixtures
-
-        return fixtures.digits()
+def _read(name: str, label: str) -> tuple[np.ndarray, np.ndarray | None]:
     path = Path(name)
     plain = path.name.removesuffix(".gz")
     try:
@@ -67,10 +67,11 @@ def _read(name: str, label: str) -> tuple[np.ndarray, np.ndarray]:
             with zipfile.ZipFile(path) as archive:
                 _limit(name, sum(member.file_size for member in archive.infolist()))
             with np.load(path, allow_pickle=False) as data:
-                missing = [key for key in ("x", "y") if key not in data]
+                wanted = ("x",) if label == "none" else ("x", "y")
+                missing = [key for key in wanted if key not in data]
                 if missing:
                     raise DataError(f"{name} has no array {' or '.join(missing)}; save it with the names x and y.")
-                return np.atleast_2d(data["x"]), np.atleast_1d(data["y"])
+                return np.atleast_2d(data["x"]), None if label == "none" else np.atleast_1d(data["y"])
         if path.suffix == ".npy":
             return _split(name, np.load(path, allow_pickle=False), label)
         if plain.endswith(".csv"):
@@ -81,7 +82,7 @@ def _read(name: str, label: str) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(error, InputError):
             raise
         raise DataError(f"{name} is damaged or no such file ({error}); write it again.") from None
-    raise InputError(f"{name} is no data file known here; give digits, or a .npz, .csv, .csv.gz or .npy file.")
+    raise InputError(f"{name} is no data file known here; give a .npz, .csv, .csv.gz or .npy file.")
 
 
 def _limit(name: str, size: int) -> None:
@@ -107,7 +108,9 @@ def _number(text: str) -> bool:
     return True
 
 
-def _split(name: str, table: np.ndarray, label: str) -> tuple[np.ndarray, np.ndarray]:
+def _split(name: str, table: np.ndarray, label: str) -> tuple[np.ndarray, np.ndarray | None]:
     if table.ndim != 2 or (len(table) and table.shape[1] < 2):
         raise ShapeError(f"{name} has shape {table.shape}; give a table with a label and the inputs in every row.")
+    if label == "none":
+        return table, None
     return (table[:, 1:], table[:, 0]) if label == "first" else (table[:, :-1], table[:, -1])
