@@ -7,6 +7,7 @@ from ascertain.operators import attention, einsum, norms, recurrent, resampling 
 from ascertain.operators.affine import Dense, MatrixProduct, Scale, Shift, Sum
 from ascertain.operators.bilinear import Product
 from ascertain.operators.convolution import Conv, ConvTranspose
+from ascertain.operators.gated import Gelu, Hardswish, Mish, Silu, TanhGelu
 from ascertain.operators.maximum import GroupSort, Maximum, MaxPool, Minimum, ReduceMax
 from ascertain.operators.movement import Expand, Reshape, Transpose
 from ascertain.operators.normalization import BatchNorm
@@ -35,7 +36,9 @@ __all__ = [
     "Exp",
     "Expand",
     "Gather",
+    "Gelu",
     "GroupSort",
+    "Hardswish",
     "LeakyRelu",
     "Log",
     "LogSigmoid",
@@ -45,6 +48,7 @@ __all__ = [
     "MaxPool",
     "Maximum",
     "Minimum",
+    "Mish",
     "Pad",
     "Product",
     "Reciprocal",
@@ -57,15 +61,17 @@ __all__ = [
     "Shift",
     "Sigmoid",
     "Sign",
+    "Silu",
     "Sin",
     "Slice",
     "Softmax",
     "Softsign",
-    "Standardize",
     "Sqrt",
     "Square",
+    "Standardize",
     "Sum",
     "Tan",
     "Tanh",
+    "TanhGelu",
     "Transpose",
 ]

@@ -41,13 +41,13 @@ class Curve(Univariate):
         raise NotImplementedError
 
     def stationary(self, slope: Array, lower: Array, upper: Array) -> tuple[Array, ...]:
+        # where a line touches f, moving the point changes nothing to first order: no gradient is needed through the slope
         with np.errstate(all="ignore"):
-            return self.turns(slope)
+            return self.turns(slope if is_numpy(slope) else slope.detach())
 
     def _points(self, lower: Array, upper: Array, slope: Array) -> tuple[list[Array], list[Array]]:
         """Where f(x) - slope x may be smallest, and where it may be largest."""
-        # where a line touches f, moving the point changes nothing to first order: no gradient is needed through the slope
-        turns = [between(t, lower, upper) for t in self.turns(slope if is_numpy(slope) else slope.detach())]
+        turns = [between(t, lower, upper) for t in self.stationary(slope, lower, upper)]
         low = [p for p, convex in zip(turns, self.convex, strict=True) if convex]
         high = [p for p, convex in zip(turns, self.convex, strict=True) if not convex]
         for end, convex in ((lower, self.convex[0]), (upper, self.convex[-1])):

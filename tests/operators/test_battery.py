@@ -17,6 +17,9 @@ from ascertain.operators.boxes import check_box
 
 FAMILIES = {Operator, Affine, Bilinear, Planar, Univariate, Composite, operators.piecewise.PiecewiseLinear} | {
     operators.curves.Curve,
+    operators.gated.Balanced,
+    operators.gated.Dipping,
+    operators.gated.Gated,
     operators.sigmoidal.Rising,
     operators.sigmoidal.SShaped,
     operators.smooth.Bent,
