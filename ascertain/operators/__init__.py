@@ -14,31 +14,37 @@ from ascertain.operators.normalization import BatchNorm
 from ascertain.operators.periodic import Cos, Sin, Tan
 from ascertain.operators.piecewise import Abs, Clip, LeakyRelu, Relu, Sign
 from ascertain.operators.pooling import AveragePool
+from ascertain.operators.powers import Power, RealPower
 from ascertain.operators.reduction import Reduce
 from ascertain.operators.selection import Concat, Gather, Pad, Slice
 from ascertain.operators.sigmoidal import Atan, Erf, LogSigmoid, Sigmoid, Softsign, Tanh
-from ascertain.operators.smooth import Exp, Log, Reciprocal, Rsqrt, Sqrt, Square
+from ascertain.operators.smooth import Elu, Exp, Log, Reciprocal, Rsqrt, Softplus, Sqrt, Square
 from ascertain.operators.softmax import LogSoftmax, LogSumExp, Softmax
 from ascertain.operators.standardization import Standardize
+from ascertain.operators.steps import Ceil, Floor, Heaviside, Round
 
 __all__ = [
     "Abs",
     "Atan",
     "AveragePool",
     "BatchNorm",
+    "Ceil",
     "Clip",
     "Concat",
     "Conv",
     "ConvTranspose",
     "Cos",
     "Dense",
+    "Elu",
     "Erf",
     "Exp",
     "Expand",
+    "Floor",
     "Gather",
     "Gelu",
     "GroupSort",
     "Hardswish",
+    "Heaviside",
     "LeakyRelu",
     "Log",
     "LogSigmoid",
@@ -50,12 +56,15 @@ __all__ = [
     "Minimum",
     "Mish",
     "Pad",
+    "Power",
     "Product",
+    "RealPower",
     "Reciprocal",
     "Reduce",
     "ReduceMax",
     "Relu",
     "Reshape",
+    "Round",
     "Rsqrt",
     "Scale",
     "Shift",
@@ -65,6 +74,7 @@ __all__ = [
     "Sin",
     "Slice",
     "Softmax",
+    "Softplus",
     "Softsign",
     "Sqrt",
     "Square",

@@ -64,7 +64,8 @@ def attention(call: Call, query: object, key: object, value: object, mask: objec
     elif mask is not None:
         scores = combined(call, scores, mask)
     if causal:
-        scores = masked(scores, ~np.tri(*scores.shape[-2:], dtype=bool))
+        length, keys = scores.shape[-2:]
+        scores = masked(scores, np.tri(length, keys) == 0)
     return matrix_product(call, softmax(call, scores, len(scores.shape) - 1), value)
 
 

@@ -84,7 +84,8 @@ def _pair(call: Call, first: Operand, second: Operand, out: str) -> Operand:
     sizes = [(c, n) for value, letters in (first, second) for c, n in zip(letters, value.shape, strict=True)]
     size = {c: max(n for d, n in sizes if d == c) for c, _ in sizes}
     if any(n not in (1, size[c]) for c, n in sizes):
-        raise ShapeError(f"{call.operator} got different sizes for one letter: {first[0].shape}, {second[0].shape}. Make them equal.")
+        shapes = f"{first[0].shape} and {second[0].shape}"
+        raise ShapeError(f"{call.operator} got operands of shapes {shapes}, in which one letter has two sizes. Make them equal.")
     first, second = _thinned(call, first, size), _thinned(call, second, size)
     first, second = _summed(call, first, second[1] + out), _summed(call, second, first[1] + out)
     (x, a), (y, b) = first, second

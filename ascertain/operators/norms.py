@@ -89,8 +89,8 @@ def _norm(call: Call) -> Ref:
     return known(call, x, axes, keepdims)
 
 
-def _moments(call: Call) -> tuple[Ref, Ref]:
-    """Variance and mean."""
+def _spread(call: Call) -> tuple[Ref, Ref]:
+    """Variance, or its root, and mean."""
     x, correction = variable(call), float(argument(call, 2, "correction", 1.0))
     axes, keepdims = axes_of(call, x, integers(call, 1, "dim") or None), bool(argument(call, 3, "keepdim", False))
     count = prod(x.shape[i] for i in axes)
@@ -99,17 +99,18 @@ def _moments(call: Call) -> tuple[Ref, Ref]:
     mean = reduced(call, x, axes, True, True)
     squares = call.emit(Square(), call.emit(Sum((1.0, -1.0)), x, mean))
     variance = scaled(call.emit, reduced(call, squares, axes, keepdims, True), count / (count - correction))
-    return variance, reshaped(call, mean, variance.shape)
+    root = ".std" in call.operator
+    return call.emit(Sqrt(), variance) if root else variance, reshaped(call, mean, variance.shape)
 
 
-@aten("var.correction")
+@aten("var.correction", "std.correction")
 def _variance(call: Call) -> Ref:
-    return _moments(call)[0]
+    return _spread(call)[0]
 
 
-@aten("var_mean.correction")
+@aten("var_mean.correction", "std_mean.correction")
 def _variance_mean(call: Call) -> tuple[Ref, ...]:
-    return _moments(call)
+    return _spread(call)
 
 
 def _largest(call: Call, axis: int, largest: bool, in_order: bool) -> tuple[Ref, ...]:

@@ -49,7 +49,7 @@ class _Cell:
         return int(self.recurrence.shape[1])
 
     def checked(self, call: Call, features: int) -> _Cell:
-        """This cell, if its arrays fit each other and the input."""
+        """The cell itself, if its arrays fit each other and the input."""
         rows, size = _GATES[self.kind] * self.size, self.size
         shapes = [a.shape for a in (self.weight, self.recurrence, self.bias, self.own_bias)]
         if shapes != [(rows, features), (rows, size), (rows,), (rows,)]:
@@ -73,7 +73,7 @@ def _sum(call: Call, x: Ref, y: State, sign: float = 1.0) -> Ref:
 def _recur(call: Call, matrix: np.ndarray, h: State, bias: np.ndarray | None = None) -> State:
     if isinstance(h, Ref):
         return call.emit(Dense(matrix, bias), h)
-    known = h.astype(np.float64) @ matrix.T
+    known: np.ndarray = h.astype(np.float64) @ matrix.T
     return known if bias is None else known + bias
 
 
@@ -244,9 +244,10 @@ def _recurrent_aten(call: Call) -> tuple[Ref, ...]:
     ends: list[list[Ref]] = []
     for layer in range(layers):
         place = layer * directions
-        cells = [_torch_cell(call, kind, parameters[(place + i) * count : (place + i + 1) * count], names) for i in range(directions)]
-        mine = [_slice(call, s, place, place + directions) for s in states]
-        found = _layer(call, x, cells, (False, True)[:directions], (*mine, None)[:2])
+        mine = [parameters[(place + i) * count : (place + i + 1) * count] for i in range(directions)]
+        cells = [_torch_cell(call, kind, p, names) for p in mine]
+        starts = [_slice(call, s, place, place + directions) for s in states]
+        found = _layer(call, x, cells, (False, True)[:directions], (*starts, None)[:2])
         x = _joined(call, [y for y, *_ in found], 2)
         ends += [f[1:] for f in found]
     lasts = [_joined(call, [end[k] for end in ends], 0) for k in range(len(ends[0]))]

@@ -402,6 +402,7 @@ def _split_onnx(call: Call) -> tuple[Ref, ...]:
 
 
 @aten("split.Tensor", "split_with_sizes.default", "split.sizes", "chunk.default", "unsafe_chunk.default", "split_copy.Tensor")
+@aten("unsafe_split.Tensor", "unsafe_split_with_sizes.default")
 def _split_aten(call: Call) -> tuple[Ref, ...]:
     x, wanted = variable(call), call.inputs[1]
     axis = position(int(argument(call, 2, "dim", 0)), len(x.shape), call.operator)

@@ -227,6 +227,8 @@ MOVEMENT = [
     case("split.Tensor", x(2, 6), 3, -1),
     case("split.sizes", x(2, 6), [5, 1], 1),
     case("split_copy.Tensor", x(5, 2), 3),
+    case("unsafe_split.Tensor", x(5, 2), 3),
+    case("unsafe_split_with_sizes.default", x(2, 6), [2, 4], 1),
     case("split_with_sizes.default", x(2, 6), [2, 4], 1),
     case("chunk.default", x(2, 7), 3, 1),
     case("unsafe_chunk.default", x(4, 2), 2),
@@ -293,7 +295,100 @@ SOFTMAX = [
     case("_log_softmax.default", x(2, 3), 0, False),
 ]
 
-CASES = AFFINE + CONVOLUTION + MOVEMENT + PIECEWISE + SOFTMAX
+SMOOTH = [
+    *(
+        case(f"{name}{end}.default", x(2, 3))
+        for name in (
+            "exp log sqrt rsqrt reciprocal square log2 log10 log1p expm1 exp2 elu selu celu sin cos tan floor ceil round".split()
+        )
+        for end in ("", "_")
+    ),
+    *(case("pow.Tensor_Scalar", x(2, 3), p) for p in (1, 2, 3, 4, -1, -2, -3, 0.5, -0.5, 1.7)),
+    case("pow_.Scalar", x(2, 3), 3),
+    case("pow.Tensor_Tensor", x(2, 3), np.float32(3) + np.zeros((), np.float32)),
+    case("softplus.default", x(2, 3)),
+    case("softplus.default", x(2, 3), 2.0, 30.0),
+    case("elu.default", x(2, 3), 0.3),
+    case("elu.default", x(2, 3), 0.7, 1.2, 0.4),
+    case("celu.default", x(2, 3), 0.3),
+    case("threshold.default", x(2, 3), 0.1, 0.7),
+    case("threshold_.default", x(2, 3), -0.1, 0.0),
+    case("round.decimals", x(2, 3), decimals=1),
+    case("heaviside.default", x(2, 3), np.zeros((), np.float32) + np.float32(0.5)),
+    case("heaviside_.default", x(2, 3), np.ones(1, np.float32)),
+]
+
+HALF = np.array([[True, False, True], [True, True, False]])
+HIDDEN = np.where(HALF, w(2, 3), -np.inf).astype(np.float32)
+IMAGE = x(1, 6, 3, 2)
+NORMS = [
+    case("layer_norm.default", x(2, 3, 4), [3, 4], w(3, 4), w(3, 4), 0.1),
+    case("layer_norm.default", x(2, 4), [4]),
+    case("native_layer_norm.default", x(2, 4), [4], w(4), None, 1e-5),
+    case("rms_norm.default", x(2, 4), [4], w(4)),
+    case("rms_norm.default", x(2, 3, 4), [3, 4], None, 0.1),
+    case("_fused_rms_norm.default", x(2, 4), [4], w(4), 0.1),
+    case("group_norm.default", IMAGE, 3, w(6), w(6), 0.1),
+    case("group_norm.default", x(2, 4), 2),
+    case("native_group_norm.default", IMAGE, w(6), None, 1, 6, 6, 2, 0.1),
+    case("instance_norm.default", IMAGE, w(6), w(6), None, None, True, 0.1, 1e-5, False),
+    case("instance_norm.default", IMAGE, w(6), w(6), w(6), abs(w(6)), False, 0.1, 1e-5, False),
+    case("logsumexp.default", x(2, 3, 4), [0, 2]),
+    case("logsumexp.default", x(2, 3), [1], True),
+    case("linalg_vector_norm.default", x(2, 3)),
+    case("linalg_vector_norm.default", x(2, 3, 4), 1, [1], True),
+    case("linalg_vector_norm.default", x(2, 3), float("inf"), [-1]),
+    case("linalg_vector_norm.default", x(2, 1), 2, [1]),
+    case("var.correction", x(2, 3, 4), [0, 2], correction=0, keepdim=True),
+    case("var.correction", x(2, 3)),
+    case("std.correction", x(2, 3), [1], correction=2),
+    case("var_mean.correction", x(2, 3), [0], correction=1, keepdim=True),
+    case("std_mean.correction", x(2, 3), [1]),
+    case("topk.default", x(2, 5), 3),
+    case("topk.default", x(5, 2), 5, 0, False),
+]
+ATTENTION = [
+    case("scaled_dot_product_attention.default", x(2, 2, 4), x(2, 3, 4), x(2, 3, 5)),
+    case("scaled_dot_product_attention.default", x(1, 2, 4), x(1, 3, 4), x(1, 3, 5), HALF, scale=0.7),
+    case("scaled_dot_product_attention.default", x(1, 2, 4), x(1, 3, 4), x(1, 3, 5), HIDDEN),
+    case("scaled_dot_product_attention.default", x(2, 2, 4), x(2, 3, 4), x(2, 3, 5), x(2, 3)),
+    case("scaled_dot_product_attention.default", x(1, 4, 3), x(1, 4, 3), x(1, 4, 3), None, 0.0, True),
+    case("scaled_dot_product_attention.default", w(1, 4, 3), x(1, 2, 3), w(1, 2, 3), None, 0.0, True),
+    case("scaled_dot_product_attention.default", x(1, 4, 2, 3), x(1, 2, 5, 3), w(1, 2, 5, 3), enable_gqa=True),
+    case("_scaled_dot_product_attention_math.default", x(1, 2, 2, 4), x(1, 2, 3, 4), x(1, 2, 3, 4), HIDDEN),
+    case(
+        "_scaled_dot_product_flash_attention_for_cpu.default", *[x(1, 2, 3, 4)] * 3, 0.0, True, scale=0.2
+    ),
+    case("einsum.default", "bqhd,bkhd->bhqk", [x(1, 2, 3, 4), x(1, 5, 3, 4)]),
+    case("einsum.default", "...ij,...jk", [x(2, 2, 3), w(1, 3, 4)]),
+    case("einsum.default", "i,ij,j->", [x(2), w(2, 3), x(3)]),
+]
+
+
+def recurrent(name: str, gates: int, state: Any, layers: int, twice: bool, biased: bool, first: bool) -> Case:
+    """Inputs (4, 2, 3) or (2, 4, 3), hidden size 2."""
+    weights: list[np.ndarray] = []
+    for layer in range(layers):
+        for _ in range(1 + twice):
+            width = 3 if layer == 0 else 2 * (1 + twice)
+            weights += [w(gates * 2, width), w(gates * 2, 2), *([w(gates * 2), w(gates * 2)] if biased else [])]
+    return case(f"{name}.input", x(2, 4, 3) if first else x(4, 2, 3), state, weights, biased, layers, 0.5, False, twice, first)
+
+
+STATE = np.zeros((1, 2, 2), np.float32)
+RECURRENT = [
+    *(
+        recurrent(name, gates, state, layers, twice, biased, first)
+        for name, gates, copies in (("rnn_tanh", 1, 0), ("rnn_relu", 1, 0), ("gru", 3, 0), ("lstm", 4, 2))
+        for state, layers, twice, biased, first in (
+            ([STATE] * copies or STATE, 1, False, True, False),
+            ([w(4, 2, 2)] * copies or w(4, 2, 2), 2, True, True, True),
+            ([x(2, 2, 2)] * copies or x(2, 2, 2), 2, False, False, False),
+        )
+    ),
+]
+
+CASES = NORMS + ATTENTION + RECURRENT + AFFINE + CONVOLUTION + MOVEMENT + PIECEWISE + SOFTMAX
 ONLY_CUDA = {"cudnn_batch_norm.default"}
 
 
@@ -326,7 +421,8 @@ def test_equals_torch(c: Case) -> None:
     expected = function(*mapped(c.arguments, lambda v: tensor(v).clone()), **c.keywords)
     expected = list(expected) if isinstance(expected, (tuple, list)) else [expected]
     results, builder, source, flat = read(c)
-    multiple = c.name.startswith(("split", "chunk", "unsafe_chunk", "unbind"))
+    first = ("max", "min", "sort", "topk", "native_", "_native", "_fused", "_scaled")
+    multiple = not c.name.startswith(first)
     assert len(results) == (len(expected) if multiple else 1)
     for value, out in zip(results, expected, strict=False):
         actual = builder.graph(source, value)(flat[None].astype(np.float64))[0]
