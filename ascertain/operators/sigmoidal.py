@@ -220,10 +220,3 @@ def _softsign(call: Call) -> Ref:
 @aten("log_sigmoid.default")
 def _log_sigmoid(call: Call) -> Ref:
     return call.emit(LogSigmoid(), variable(call))
-
-
-@aten("log_sigmoid_forward.default")
-def _log_sigmoid_forward(call: Call) -> tuple[Ref, ...]:
-    # its second value serves the gradient alone; it has no use in a graph
-    y = call.emit(LogSigmoid(), variable(call))
-    return y, y
