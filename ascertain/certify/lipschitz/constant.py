@@ -13,7 +13,7 @@ from ascertain.certify.lipschitz.plant import Plant, plant
 from ascertain.certify.lipschitz.program import Norms
 from ascertain.certify.lipschitz.rigorous import NotVerified, prove
 from ascertain.certify.lipschitz.section import section
-from ascertain.certify.lipschitz.solve import Multipliers, multipliers
+from ascertain.certify.lipschitz.solve import Multipliers, Variables, multipliers
 from ascertain.certify.lipschitz.spectral import product_bound
 from ascertain.errors import DataError, ShapeError, UnsupportedError
 from ascertain.evidence import Evidence
@@ -23,9 +23,6 @@ __all__ = ["Lipschitz", "lipschitz", "lipschitz_pairs", "plant_constant"]
 
 NORMS = (1.0, 2.0, np.inf)
 METHODS = ("auto", "interior", "first-order", "layer", "product")
-INFLATIONS = (1e-9, 1e-7, 1e-5, 1e-3)
-"""Relative increases of the multipliers until the proof goes through."""
-
 
 @dataclass(frozen=True, eq=False)
 class Lipschitz:
@@ -181,7 +178,7 @@ def _one(form: Plant, norms: Norms, method: str, tolerance: float, deadline: flo
             check=lambda: time.monotonic() < deadline,
         )
     else:
-        found = Multipliers(np.zeros(form.size), np.zeros(0), np.zeros(0), 0.0, 0.0, "linear", 0)
+        found = Multipliers((Variables(np.zeros(form.size)),), 0.0, 0.0, "linear", 0)
     if found is None:
         raise UnsupportedError("No multipliers make this equilibrium model well-posed. Train it with a monotone parametrisation.")
     value, certificate = _proved(form, norms, found, hash)
@@ -192,10 +189,10 @@ def _one(form: Plant, norms: Norms, method: str, tolerance: float, deadline: flo
 
 
 def _proved(form: Plant, norms: Norms, found: Multipliers, hash: str) -> tuple[float, Certificate]:
-    """The first proof that goes through with slightly larger multipliers."""
-    for inflation in INFLATIONS:
+    """The first proof that goes through."""
+    for point in found.found:
         try:
-            proof = prove(form, norms, found.factors * (1 + inflation), found.input, found.output)
+            proof = prove(form, norms, point.factors, point.input, point.output)
         except NotVerified:
             continue
         return proof.value, Certificate(hash, norms.input, norms.output, proof.value, proof.factors, proof.weights, proof.storage)

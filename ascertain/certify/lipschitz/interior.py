@@ -34,6 +34,8 @@ class Iterate:
     """Complementarity relative to the value; the distance to the optimum once the residual is small."""
     residual: float
     steps: int
+    path: tuple[tuple[np.ndarray, np.ndarray], ...]
+    """Earlier variables, last first: further inside, so that they are easier to prove."""
 
 
 def interior(
@@ -60,7 +62,8 @@ def interior(
     state = _State(scaled)
     done = state.run(tolerance, steps, check)
     t, lam = state.t * diagonal, state.lam * factors
-    return Iterate(t, lam, float(program.cost @ t), state.gap, state.residual, done)
+    path = tuple((a * diagonal, b * factors) for a, b in reversed(state.path))
+    return Iterate(t, lam, float(program.cost @ t), state.gap, state.residual, done, path)
 
 
 def _add_up(values: np.ndarray, group: np.ndarray, count: int) -> np.ndarray:
@@ -76,6 +79,7 @@ class _State:
         self.k, self.m = len(program.cost), int(program.gate_group.max()) + 1 if len(program.gate_group) else 0
         self.t, self.lam = np.ones(self.k), np.ones(self.m)
         self.gap, self.residual = np.inf, np.inf
+        self.path: list[tuple[np.ndarray, np.ndarray]] = []
         self.center, self.half = (program.low + program.high) / 2, (program.high - program.low) / 2
         self.single = self.m == len(program.gate)
         factor = self._factor(self.t, self.lam)
@@ -248,6 +252,7 @@ class _State:
             if not fail:
                 break
             ap = 0.8 * ap if ap > 1e-6 else 0.0
+        self.path.append((self.t, self.lam))
         self.X, self.LX, self.x = moved, root, self.x + ap * dx
         self.t, self.lam = self.t + ad * dt, self.lam + ad * dl
         self._accept(factor)

@@ -26,7 +26,7 @@ def pairs(form: Plant, norm: float, tolerance: float, timeout: float) -> np.ndar
     for a in range(outputs):
         for b in range(a):
             direction = np.eye(outputs)[a] - np.eye(outputs)[b]
-            out[a, b] = out[b, a] = _directed(form.toward(direction), None if found is None else found.factors)
+            out[a, b] = out[b, a] = _directed(form.toward(direction), None if found is None else found.found[0].factors)
     return out
 
 

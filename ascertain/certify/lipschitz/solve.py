@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,22 +11,30 @@ from ascertain.certify.lipschitz.plant import Plant
 from ascertain.certify.lipschitz.program import Norms, program
 from ascertain.certify.lipschitz.start import float_storage, start
 
-__all__ = ["Multipliers", "multipliers"]
+__all__ = ["Multipliers", "Variables", "bound_of", "multipliers"]
 
 MOST = 3000
 """Inputs and nonlinearities together above which the interior point leaves the field to the first-order method."""
 
 
 @dataclass(frozen=True, eq=False)
-class Multipliers:
-    """What a solver hands to the proof."""
+class Variables:
+    """A feasible point."""
 
     factors: np.ndarray
     """(N,) one for each nonlinearity."""
-    input: np.ndarray
+    input: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """(n0,) tau for an input in the maximum norm; empty for l2."""
-    output: np.ndarray
+    output: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """(n_out,) mu for an output in l1; empty for l2."""
+
+
+@dataclass(frozen=True, eq=False)
+class Multipliers:
+    """What a solver hands to the proof."""
+
+    found: tuple[Variables, ...]
+    """Best first; later ones are further inside the feasible set, so that they are easier to prove."""
     value: float
     """The bound that they give, in floats."""
     gap: float
@@ -55,7 +63,7 @@ def multipliers(
     if method == "first-order":
         from ascertain.certify.lipschitz.first_order import first_order
 
-        return first_order(plant, first[0], tolerance=tolerance, check=check)
+        return first_order(plant, tolerance=tolerance, check=check)
     return _interior(plant, norms, first, layers, tolerance, check)
 
 
@@ -78,11 +86,15 @@ def _interior(
     found = interior(problem, begin, factors / scale, tolerance=tolerance, check=check)
     value = found.value / 2 if outputs else float(np.sqrt(found.value))
     k = len(begin) - outputs
-    tau = found.diagonal[:k] if norms.input == np.inf else np.zeros(0)
+
+    def variables(diagonal: np.ndarray, factors: np.ndarray) -> Variables:
+        tau = diagonal[:k] if norms.input == np.inf else np.zeros(0)
+        return Variables(factors[problem.gate_group], tau, diagonal[k:])
+
+    points = tuple(variables(*p) for p in ((found.diagonal, found.factors), *found.path))
     gap = found.gap if found.residual < 1e-5 else np.inf
     name = "interior point, one multiplier for each stage" if layers else "interior point"
-    expanded = found.factors[problem.gate_group]
-    return Multipliers(expanded, tau, found.diagonal[k:], value, gap if outputs else gap / 2, name, found.steps)
+    return Multipliers(points, value, gap if outputs else gap / 2, name, found.steps)
 
 
 def _input_weights(storage: np.ndarray, norms: Norms) -> np.ndarray:
