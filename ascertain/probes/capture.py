@@ -17,7 +17,7 @@ from ascertain.errors import DataError, ModelError, ShapeError
 from ascertain.graph import Graph
 from ascertain.graph.torch_model import evaluating, number_type
 
-__all__ = ["Tap", "tap", "unknown", "untouched"]
+__all__ = ["Tap", "channel_axis", "tap", "unknown", "untouched"]
 
 CHANNELS_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 CHANNELS_FIRST = (
@@ -82,6 +82,13 @@ def tap(net: nn.Module | Graph, layers: Sequence[str] | None, first: Any) -> Ite
     _one_device(net)
     with untouched(net), ExitStack() as hooks:
         yield _ModuleTap(net, layers, first, hooks)
+
+
+def channel_axis(part: nn.Module, dimensions: int) -> int:
+    """Where a module puts the channels of its output of so many axes, samples on axis 0: sequences have theirs last."""
+    if isinstance(part, CHANNELS_FIRST):
+        return 1
+    return dimensions - 1 if isinstance(part, CHANNELS_LAST) or dimensions == 3 else 1
 
 
 def _one_device(net: nn.Module) -> None:
@@ -158,9 +165,7 @@ class _ModuleTap:
 
     def _find(self, first: Any) -> tuple[str, ...]:
         """Names and sample axes, found with batches of two and of three copies of one sample."""
-        two, three = (
-            {name: tuple(value.shape) for name, value in self._run(_copies(first, count)).items()} for count in (2, 3)
-        )
+        two, three = ({name: tuple(value.shape) for name, value in self._run(_copies(first, count)).items()} for count in (2, 3))
         names = tuple(n for n in two if ":" not in n) if self.layers is None else tuple(self.layers)
         for name in names:
             if name not in two:
@@ -206,10 +211,7 @@ class _ModuleTap:
         return {name: taken[name].movedim(self.axes[name], 0) for name in self.names}
 
     def channel(self, name: str, dimensions: int) -> int:
-        part = self.parts[_part(name)]
-        if isinstance(part, CHANNELS_FIRST):
-            return 1
-        return dimensions - 1 if isinstance(part, CHANNELS_LAST) or dimensions == 3 else 1
+        return channel_axis(self.parts[_part(name)], dimensions)
 
 
 def _leaves(net: nn.Module) -> list[str]:

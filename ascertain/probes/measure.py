@@ -98,6 +98,7 @@ def checked(rows: Any, what: str = "the rows") -> np.ndarray:
 def centred(rows: np.ndarray) -> np.ndarray:
     """Rows in float64, less their mean, in units of their largest entry so that no square over- or underflows."""
     x = rows.astype(np.float64)
+    x /= np.abs(x).max()
     x -= x.mean(0)
     x /= np.abs(x).max()
     return x
