@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ascertain import certify, errors, graph, operators, properties
+    from ascertain.certify.lipschitz import Lipschitz, lipschitz, lipschitz_pairs
     from ascertain.certify.result import Bounds, Progress, Status, Verdict, Witness
     from ascertain.certify.verify import Radius, bound, falsify, radius, verify
     from ascertain.evidence import Evidence
@@ -32,6 +33,7 @@ __all__ = [
     "Box",
     "Evidence",
     "Graph",
+    "Lipschitz",
     "LpBall",
     "Polytope",
     "Progress",
@@ -46,6 +48,8 @@ __all__ = [
     "errors",
     "falsify",
     "graph",
+    "lipschitz",
+    "lipschitz_pairs",
     "load",
     "monotone",
     "operators",
@@ -60,6 +64,7 @@ __all__ = [
 
 # Names are imported when they are first used, so that `import ascertain` costs nothing.
 _HOMES = {
+    "ascertain.certify.lipschitz": ("Lipschitz", "lipschitz", "lipschitz_pairs"),
     "ascertain.certify.result": ("Bounds", "Progress", "Status", "Verdict", "Witness"),
     "ascertain.certify.verify": ("Radius", "bound", "falsify", "radius", "verify"),
     "ascertain.evidence": ("Evidence",),

@@ -16,6 +16,7 @@ from ascertain.cli.bound import Bound
 from ascertain.cli.certify import Certify
 from ascertain.cli.exits import Exit
 from ascertain.cli.info import Info
+from ascertain.cli.lipschitz import Lipschitz
 from ascertain.cli.options import Command
 from ascertain.cli.standard import Supports, Verify
 from ascertain.errors import InputError, ResourceError
@@ -23,7 +24,7 @@ from ascertain.errors import InputError, ResourceError
 __all__ = ["run"]
 
 NAME = "ascertain"
-COMMANDS: tuple[type[Command], ...] = (Certify, Verify, Supports, Bound, Info)
+COMMANDS: tuple[type[Command], ...] = (Certify, Verify, Supports, Bound, Lipschitz, Info)
 
 
 def run(arguments: Sequence[str]) -> int:

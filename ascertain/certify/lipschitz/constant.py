@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ascertain.certify.lipschitz.certificate import Certificate
+from ascertain.certify.lipschitz.generic import SOLVERS
 from ascertain.certify.lipschitz.plant import Plant, plant
 from ascertain.certify.lipschitz.program import Norms
 from ascertain.certify.lipschitz.rigorous import NotVerified, prove
@@ -22,7 +23,7 @@ from ascertain.graph.graph import Graph
 __all__ = ["Lipschitz", "lipschitz", "lipschitz_pairs", "plant_constant"]
 
 NORMS = (1.0, 2.0, np.inf)
-METHODS = ("auto", "interior", "first-order", "layer", "product")
+METHODS = ("auto", "interior", "first-order", "layer", "product", *SOLVERS)
 
 @dataclass(frozen=True, eq=False)
 class Lipschitz:
@@ -68,7 +69,7 @@ def lipschitz(
     ``norm`` of input differences and ``output_norm`` (the same if None) are 1, 2 or inf. ``pair`` (a, b): of output a minus output
     b; ``directions`` (k, n_out): of these combinations of outputs. ``layers`` (from, to): of the part of the network between two nodes,
     by name or position. ``method``: ``interior``, ``first-order`` (l2 only), ``layer`` (one multiplier for each layer), ``product``
-    of norms, or ``auto``. After ``timeout`` seconds the best so far is proved. Evidence: PROVED. Raises UnsupportedError for
+    of norms, ``clarabel``, ``scs`` or ``mosek`` through cvxpy, or ``auto``. After ``timeout`` seconds the best so far is proved. Evidence: PROVED. Raises UnsupportedError for
     operators with unbounded slope, ShapeError and DataError for unusable options.
     """
     norms = Norms(_norm(norm), _norm(norm if output_norm is None else output_norm))

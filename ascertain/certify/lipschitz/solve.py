@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ascertain.certify.lipschitz.generic import SOLVERS, generic
 from ascertain.certify.lipschitz.plant import Plant
 from ascertain.certify.lipschitz.program import Norms, program
 from ascertain.certify.lipschitz.start import float_storage, start
@@ -56,8 +57,8 @@ def multipliers(
     if norms.input == 2:
         plant = plant.rotated()
     first = start(plant)
-    if first is None:
-        return None
+    if first is None or method in SOLVERS:
+        return _generic(plant, norms, "clarabel" if first is None else method, layers)
     if method == "auto":
         method = "first-order" if norms == Norms() and not layers and plant.inputs + plant.size > MOST else "interior"
     if method == "first-order":
@@ -65,6 +66,22 @@ def multipliers(
 
         return first_order(plant, tolerance=tolerance, check=check)
     return _interior(plant, norms, first, layers, tolerance, check)
+
+
+def _generic(plant: Plant, norms: Norms, solver: str, layers: bool) -> Multipliers | None:
+    """Multipliers from cvxpy, from as they are to well inside, whichever the proof accepts."""
+    found = generic(plant, norms, solver, layers)
+    if found is None:
+        return None
+    diagonal, factors, value = found
+    outputs = plant.output.shape[0] if norms.output == 1 else 0
+    k = len(diagonal) - outputs
+    least = 1e-12 * float(factors.max(initial=1e-300))
+    points = []
+    for room in (1e-9, 1e-7, 1e-5, 1e-3):
+        tau = diagonal[:k] * (1 + room) if norms.input == np.inf else np.zeros(0)
+        points.append(Variables(np.maximum(factors, least) * (1 + room), tau, diagonal[k:] * (1 + room)))
+    return Multipliers(tuple(points), value / 2 if outputs else float(np.sqrt(max(value, 0.0))), np.inf, f"cvxpy with {solver}", 0)
 
 
 def _interior(
