@@ -174,8 +174,8 @@ def univariate_facts(trial: Trial, operator: Univariate, shape: Shape, given: tu
     for end, inward in zip(operator.domain, (1.0, -1.0), strict=True):
         if np.isfinite(end):
             lower, upper = (end - inward * one, end + inward * one)[:: int(inward)]
-            ends = (*operator.interval(lower, upper), *operator.intercepts(lower, upper, one))
-            trial.holds("domain", not any(np.isfinite(e).any() for e in ends), "a box that leaves the domain has finite bounds")
+            bounds = (*operator.interval(lower, upper), *operator.intercepts(lower, upper, one))
+            trial.holds("domain", not any(np.isfinite(b).any() for b in bounds), "a box that leaves the domain has finite bounds")
 
 
 def _boxes(

@@ -9,7 +9,7 @@ from math import inf, pi
 from ascertain.operators.arguments import variable
 from ascertain.operators.base import Array, Operator, Ref, Shape, Univariate, namespace
 from ascertain.operators.reading import Call, aten, onnx
-from ascertain.operators.smooth import quiet
+from ascertain.operators.smooth import fixed, quiet
 
 __all__ = ["Cos", "Sin", "Tan"]
 
@@ -36,6 +36,7 @@ class Wave(Univariate):
     @quiet
     def stationary(self, slope: Array, lower: Array, upper: Array) -> tuple[Array, ...]:
         xp = namespace(lower)
+        slope = fixed(slope)
         hollow, crest = self.turns(slope)
         period = xp.copysign(xp.full_like(slope, 2 * pi), slope)
         onward = period > 0
@@ -147,7 +148,7 @@ class Tan(Univariate):
     def stationary(self, slope: Array, lower: Array, upper: Array) -> tuple[Array, ...]:
         xp = namespace(lower)
         centre = lower - xp.arctan(self.f(lower))
-        angle = xp.arctan(xp.sqrt(slope - 1))
+        angle = xp.arctan(xp.sqrt(fixed(slope) - 1))
         return centre - angle, centre + angle
 
     @quiet

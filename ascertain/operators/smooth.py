@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import inf
+from math import exp, inf, log, log1p
 
 import numpy as np
 
-from ascertain.operators.arguments import variable
-from ascertain.operators.base import Array, Operator, Ref, Shape, is_numpy, namespace
+from ascertain.operators.affine import scaled, shifted
+from ascertain.operators.arguments import real, unsupported, variable
+from ascertain.operators.base import Array, Operator, Ref, Shape, Univariate, is_numpy, namespace
 from ascertain.operators.curves import Curve, between
 from ascertain.operators.reading import Call, aten, onnx
 
-__all__ = ["Exp", "Log", "Reciprocal", "Rsqrt", "Sqrt", "Square"]
+__all__ = ["Elu", "Exp", "Log", "Reciprocal", "Rsqrt", "Softplus", "Sqrt", "Square"]
 
 quiet = np.errstate(all="ignore")
 """Overflow and numbers outside a domain are meant: they end as infinite bounds."""
@@ -50,6 +51,11 @@ class Bent(Curve):
 def _sorted(a: Array, b: Array) -> tuple[Array, Array]:
     xp = namespace(a)
     return xp.minimum(a, b), xp.maximum(a, b)
+
+
+def fixed(slope: Array) -> Array:
+    """A slope that points are computed from: moving a point where a line touches changes nothing to first order."""
+    return slope if is_numpy(slope) else slope.detach()
 
 
 def _positive(x: Array) -> Array:
@@ -184,6 +190,74 @@ class Square(Bent):
         return _even(self, lower, upper)
 
 
+@dataclass(frozen=True, eq=False)
+class Softplus(Bent):
+    """log(1 + e^x). Computed as x above a threshold, it is off by at most log(1 + e^-threshold) there: bounds hold for both."""
+
+    threshold: float = inf
+    convex = (True,)
+
+    @quiet
+    def f(self, x: Array) -> Array:
+        if is_numpy(x):
+            return np.logaddexp(0, x)
+        return namespace(x).nn.functional.softplus(x, threshold=40.0)
+
+    @quiet
+    def derivative(self, x: Array) -> Array:
+        return 1 / (1 + namespace(x).exp(-x))
+
+    def turns(self, slope: Array) -> tuple[Array, ...]:
+        return (namespace(slope).log(_positive(slope) / _positive(1 - slope)),)
+
+    def slack(self, lower: Array, upper: Array) -> Array | float:
+        if self.threshold == inf:
+            return 0.0
+        xp = namespace(upper)
+        return xp.where(upper > self.threshold, log1p(exp(-self.threshold)), xp.zeros_like(upper))
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        yield cls(), ((2, 3),)
+        yield cls(20.0), ((2, 3),)
+
+
+@dataclass(frozen=True, eq=False)
+class Elu(Univariate):
+    """x for x > 0, alpha (e^x - 1) below, for a positive alpha."""
+
+    alpha: float = 1.0
+    kinks = (0.0,)
+
+    def f(self, x: Array) -> Array:
+        xp = namespace(x)
+        return xp.where(x > 0, x, self.alpha * xp.expm1(x.clip(max=0)))
+
+    def derivative(self, x: Array) -> Array:
+        xp = namespace(x)
+        return xp.where(x > 0, 1.0, self.alpha * xp.exp(x.clip(max=0)))
+
+    @quiet
+    def stationary(self, slope: Array, lower: Array, upper: Array) -> tuple[Array, ...]:
+        return (namespace(slope).log(_positive(fixed(slope)) / self.alpha),)
+
+    def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        xp = namespace(lower)
+        low, high = _sorted(self.derivative(lower), self.derivative(upper))
+        bent = (lower <= 0) & (upper >= 0)
+        least, most = sorted((1.0, self.alpha))
+        return xp.where(bent, low.clip(max=least), low), xp.where(bent, high.clip(min=most), high)
+
+    def curved(self, lower: Array, upper: Array) -> Array:
+        return (lower < 0) & (lower < upper)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
+        yield cls(), ((2, 3),)
+        yield cls(1.6732632423543772), ((3,),)
+        yield cls(0.25), ((3,),)
+
+
 def _even(operator: Bent, lower: Array, upper: Array) -> tuple[Array, Array]:
     """Range of an even function that rises with |x|."""
     xp = namespace(lower)
@@ -226,3 +300,79 @@ def _reciprocal(call: Call) -> Ref:
 @aten("square.default", "square_.default")
 def _square(call: Call) -> Ref:
     return call.emit(Square(), variable(call))
+
+
+@aten("log2.default", "log2_.default")
+def _log2(call: Call) -> Ref:
+    return scaled(call.emit, call.emit(Log(), variable(call)), 1 / log(2))
+
+
+@aten("log10.default", "log10_.default")
+def _log10(call: Call) -> Ref:
+    return scaled(call.emit, call.emit(Log(), variable(call)), 1 / log(10))
+
+
+@aten("log1p.default", "log1p_.default")
+def _log1p(call: Call) -> Ref:
+    return call.emit(Log(), shifted(call.emit, variable(call), 1.0))
+
+
+@aten("expm1.default", "expm1_.default")
+def _expm1(call: Call) -> Ref:
+    return shifted(call.emit, call.emit(Exp(), variable(call)), -1.0)
+
+
+@aten("exp2.default", "exp2_.default")
+def _exp2(call: Call) -> Ref:
+    return call.emit(Exp(), scaled(call.emit, variable(call), log(2)))
+
+
+def _number(call: Call, position: int, name: str, default: float) -> float:
+    """A finite, positive constant."""
+    value = real(call, position, name, default)
+    if value is None or not 0 < value < inf:
+        raise unsupported(call, f"{name} = {value}", "Use a positive number.")
+    return value
+
+
+@onnx("Softplus")
+@aten("softplus.default")
+def _softplus(call: Call) -> Ref:
+    beta, threshold = _number(call, 1, "beta", 1.0), inf
+    if call.operator != "Softplus":
+        threshold = _number(call, 2, "threshold", 20.0)
+        if threshold < 10:
+            raise unsupported(call, f"threshold {threshold:g}, at which it jumps,", "Use the default of 20.")
+    return scaled(call.emit, call.emit(Softplus(threshold), scaled(call.emit, variable(call), beta)), 1 / beta)
+
+
+def _elu(call: Call, alpha: float, scale: float, input_scale: float) -> Ref:
+    """scale * Elu(alpha) of input_scale * x."""
+    return scaled(call.emit, call.emit(Elu(alpha), scaled(call.emit, variable(call), input_scale)), scale)
+
+
+@onnx("Elu")
+def _elu_onnx(call: Call) -> Ref:
+    return _elu(call, _number(call, 1, "alpha", 1.0), 1.0, 1.0)
+
+
+@aten("elu.default", "elu_.default")
+def _elu_aten(call: Call) -> Ref:
+    alpha, scale = _number(call, 1, "alpha", 1.0), _number(call, 2, "scale", 1.0)
+    inward = _number(call, 3, "input_scale", 1.0)
+    # right of 0 it is scale * x, whatever the input is scaled with
+    return _elu(call, alpha * inward, scale / inward, inward)
+
+
+@onnx("Selu")
+@aten("selu.default", "selu_.default")
+def _selu(call: Call) -> Ref:
+    alpha, gamma = _number(call, 1, "alpha", 1.6732632423543772), _number(call, 2, "gamma", 1.0507009873554805)
+    return _elu(call, alpha, gamma, 1.0)
+
+
+@onnx("Celu")
+@aten("celu.default", "celu_.default")
+def _celu(call: Call) -> Ref:
+    alpha = _number(call, 1, "alpha", 1.0)
+    return _elu(call, 1.0, alpha, 1 / alpha)

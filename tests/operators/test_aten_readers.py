@@ -304,13 +304,34 @@ SMOOTH = [
     *(
         case(f"{name}{end}.default", x(2, 3))
         for name in (
-            "exp log sqrt rsqrt reciprocal square log2 log10 log1p expm1 exp2 elu selu celu sin cos tan floor ceil round".split()
+            [
+                "exp",
+                "log",
+                "sqrt",
+                "rsqrt",
+                "reciprocal",
+                "square",
+                "log2",
+                "log10",
+                "log1p",
+                "expm1",
+                "exp2",
+                "elu",
+                "selu",
+                "celu",
+                "sin",
+                "cos",
+                "tan",
+                "floor",
+                "ceil",
+                "round",
+            ]
         )
         for end in ("", "_")
     ),
     *(case("pow.Tensor_Scalar", x(2, 3), p) for p in (1, 2, 3, 4, -1, -2, -3, 0.5, -0.5, 1.7)),
     case("pow_.Scalar", x(2, 3), 3),
-    case("pow.Tensor_Tensor", x(2, 3), np.float32(3) + np.zeros((), np.float32)),
+    case("pow.Tensor_Tensor", x(2, 3), np.full(1, 3, np.float32)),
     case("softplus.default", x(2, 3)),
     case("softplus.default", x(2, 3), 2.0, 30.0),
     case("elu.default", x(2, 3), 0.3),
@@ -319,11 +340,30 @@ SMOOTH = [
     case("threshold.default", x(2, 3), 0.1, 0.7),
     case("threshold_.default", x(2, 3), -0.1, 0.0),
     case("round.decimals", x(2, 3), decimals=1),
-    case("heaviside.default", x(2, 3), np.zeros((), np.float32) + np.float32(0.5)),
+    case("heaviside.default", x(2, 3), np.full((), 0.5, np.float32)),
     case("heaviside_.default", x(2, 3), np.ones(1, np.float32)),
 ]
 
 HALF = np.array([[True, False, True], [True, True, False]])
+CHOICES = [
+    *(case(f"{name}.Scalar", x(2, 3), 0.1) for name in ("gt", "ge", "lt", "le")),
+    *(case(f"{name}.Tensor", x(2, 3), w(3)) for name in ("gt", "ge", "lt", "le")),
+    *(case(f"{name}.Tensor", x(2, 3), x(2, 3)) for name in ("gt", "ge", "lt", "le")),
+    case("where.self", HALF, x(2, 3), x(2, 3)),
+    case("where.self", HALF, x(2, 3), w(3)),
+    case("where.self", HALF[:1], w(2, 3), x(2, 3)),
+    case("where.ScalarOther", HALF, x(2, 3), 0.5),
+    case("where.ScalarSelf", HALF, 0.5, x(2, 3)),
+    case("masked_fill.Scalar", x(2, 3), HALF, 0.5),
+    case("masked_fill.Tensor", x(2, 3), HALF, np.ones((), np.float32)),
+    case("masked_fill_.Scalar", x(2, 3), HALF, 0.5),
+    case("masked_fill_.Tensor", x(2, 3), HALF, np.ones((), np.float32)),
+]
+ON_CONDITIONS = {f"{name}.default" for name in ("logical_not", "bitwise_not", "logical_and", "logical_or")} | {
+    *(f"{name}.Tensor" for name in ("bitwise_and", "bitwise_or", "__and__", "__or__")),
+    "where.Scalar",
+}
+"""Operators of truth values, tested on whole networks in test_steps."""
 HIDDEN = np.where(HALF, w(2, 3), -np.inf).astype(np.float32)
 IMAGE = x(1, 6, 3, 2)
 NORMS = [
@@ -361,9 +401,7 @@ ATTENTION = [
     case("scaled_dot_product_attention.default", w(1, 4, 3), x(1, 2, 3), w(1, 2, 3), None, 0.0, True),
     case("scaled_dot_product_attention.default", x(1, 4, 2, 3), x(1, 2, 5, 3), w(1, 2, 5, 3), enable_gqa=True),
     case("_scaled_dot_product_attention_math.default", x(1, 2, 2, 4), x(1, 2, 3, 4), x(1, 2, 3, 4), HIDDEN),
-    case(
-        "_scaled_dot_product_flash_attention_for_cpu.default", *[x(1, 2, 3, 4)] * 3, 0.0, True, scale=0.2
-    ),
+    case("_scaled_dot_product_flash_attention_for_cpu.default", *[x(1, 2, 3, 4)] * 3, 0.0, True, scale=0.2),
     case("einsum.default", "bqhd,bkhd->bhqk", [x(1, 2, 3, 4), x(1, 5, 3, 4)]),
     case("einsum.default", "...ij,...jk", [x(2, 2, 3), w(1, 3, 4)]),
     case("einsum.default", "i,ij,j->", [x(2), w(2, 3), x(3)]),
@@ -393,7 +431,7 @@ RECURRENT = [
     ),
 ]
 
-CASES = NORMS + ATTENTION + RECURRENT + AFFINE + CONVOLUTION + MOVEMENT + PIECEWISE + SOFTMAX
+CASES = NORMS + ATTENTION + RECURRENT + AFFINE + CONVOLUTION + MOVEMENT + PIECEWISE + SOFTMAX + SMOOTH + CHOICES
 ONLY_CUDA = {"cudnn_batch_norm.default"}
 
 
@@ -436,7 +474,7 @@ def test_equals_torch(c: Case) -> None:
 
 
 def test_every_reader_is_tested() -> None:
-    assert set(ATEN) - ONLY_CUDA == {c.name for c in CASES}
+    assert set(ATEN) - ONLY_CUDA == {c.name for c in CASES} | ON_CONDITIONS
 
 
 REFUSED = [

@@ -24,6 +24,7 @@ FAMILIES = {Operator, Affine, Bilinear, Planar, Univariate, Composite, operators
     operators.sigmoidal.SShaped,
     operators.smooth.Bent,
     operators.periodic.Wave,
+    operators.steps.Staircase,
 }
 
 

@@ -288,6 +288,11 @@ def smooth_cases() -> list[Case]:
         case("Celu", x(2, 3), alpha=0.3),
         case("ThresholdedRelu", x(2, 3), alpha=0.3),
         case("ThresholdedRelu", x(2, 3), alpha=-0.3),
+        *(case(op, x(2, 3), w(3)) for op in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")),
+        *(case(op, x(2, 3), x(3)) for op in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")),
+        case("Where", np.array([True, False, True]), x(2, 3), w(1)),
+        case("Where", np.array([True, False, True]), w(2, 1), x(2, 3)),
+        case("Where", np.array([True, False, True]), x(2, 3), x(3)),
     ]
 
 
@@ -382,6 +387,7 @@ def model(c: Case, opset: int) -> tuple[bytes, list[np.ndarray]]:
     free = [(n, i[1:]) for n, i in zip(names, c.inputs, strict=True) if isinstance(i, tuple)]
     fixed = [numpy_helper.from_array(i, n) for n, i in zip(names, c.inputs, strict=True) if isinstance(i, np.ndarray)]
     kinds = [TensorProto.DOUBLE if c.op == "Cast" else TensorProto.FLOAT] * c.outputs
+    kinds = [TensorProto.BOOL] if c.op.startswith(("Greater", "Less")) else kinds
     kinds[1:] = [TensorProto.INT64] if c.op == "TopK" else kinds[1:]
     graph = helper.make_graph(
         [node],
@@ -434,7 +440,7 @@ def test_equals_onnxruntime(c: Case, opset: int) -> None:
 
 
 def test_every_reader_is_tested() -> None:
-    assert set(ONNX) == {c.op for c in CASES}
+    assert set(ONNX) == {c.op for c in CASES} | {"Not", "And", "Or"}, "operators of truth values are tested in test_steps"
 
 
 REFUSED = [
