@@ -189,6 +189,8 @@ class Analyzer(ABC):
     title: ClassVar[str]
     """Heading of its section in a report."""
     needs: ClassVar[frozenset[Need]] = frozenset()
+    uses: ClassVar[frozenset[Need]] = frozenset()
+    """What it can use beyond its needs, where it is given."""
     formula: ClassVar[str] = ""
     """What is computed, in one or a few lines."""
     meaning: ClassVar[str] = ""

@@ -7,7 +7,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,10 +16,10 @@ from typing import Any
 
 from ascertain.analyze.base import Analyzer, Context
 from ascertain.analyze.registry import options_of
-from ascertain.analyze.result import Cost, Failure, Measured, Result, canonical, sha256
+from ascertain.analyze.result import Cost, Failure, Measured, Result, question_key
 from ascertain.errors import InputError
 
-__all__ = ["analyze", "attempt", "key_of"]
+__all__ = ["analyze", "attempt", "key_of", "provenance"]
 
 _PACKAGES = ("ascertain", "numpy", "scipy", "torch", "onnx", "onnxruntime", "numba", "highspy")
 
@@ -27,7 +27,7 @@ _PACKAGES = ("ascertain", "numpy", "scipy", "torch", "onnx", "onnxruntime", "num
 def analyze(analyzer: Analyzer, context: Context) -> Result:
     """The result of an analyzer; raises InputError when the context lacks what it needs, and what `Analyzer.measure` raises."""
     _check_needs(analyzer, context)
-    head, clock = provenance(analyzer, context), Clock()
+    head, clock = provenance(analyzer, context.hashes, context.names, context.seed), Clock()
     with clock.running():
         values = dict(analyzer.measure(context))
     return Result(**head, cost=clock.cost, values=_checked(analyzer, values))
@@ -35,7 +35,7 @@ def analyze(analyzer: Analyzer, context: Context) -> Result:
 
 def attempt(analyzer: Analyzer, context: Context) -> Result | Failure:
     """As `analyze`, but an analyzer that raises makes a `Failure`; only interrupts and exits pass."""
-    head, clock = provenance(analyzer, context), Clock()
+    head, clock = provenance(analyzer, context.hashes, context.names, context.seed), Clock()
     try:
         with clock.running():
             _check_needs(analyzer, context)
@@ -48,19 +48,18 @@ def attempt(analyzer: Analyzer, context: Context) -> Result | Failure:
 
 def key_of(analyzer: Analyzer, context: Context) -> str:
     """The key that a result would have (`Record.key`)."""
-    options, inputs = canonical(options_of(analyzer)), canonical(context.hashes)
-    return sha256(analyzer.called(), str(analyzer.version), options, inputs, str(context.seed))
+    return question_key(analyzer.called(), analyzer.version, options_of(analyzer), context.hashes, context.seed)
 
 
-def provenance(analyzer: Analyzer, context: Context) -> dict[str, Any]:
+def provenance(analyzer: Analyzer, inputs: Mapping[str, str], names: Mapping[str, str], seed: int) -> dict[str, Any]:
     """Everything of a record but its cost and its answer."""
     return {
         "analyzer": analyzer.called(),
         "version": analyzer.version,
         "options": options_of(analyzer),
-        "inputs": context.hashes,
-        "names": dict(context.names),
-        "seed": context.seed,
+        "inputs": dict(inputs),
+        "names": dict(names),
+        "seed": seed,
         "versions": _versions(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

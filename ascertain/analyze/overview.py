@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ascertain.analyze.base import Analyzer, Context, Example
+from ascertain.analyze.base import Analyzer, Context, Example, Need
 from ascertain.analyze.intervals import mean_interval, share
 from ascertain.analyze.result import Measured, Result
 from ascertain.analyze.views import Kind, View
@@ -30,6 +30,7 @@ class Overview(Analyzer):
     """The network as a diagram: nodes, parameters, spectral norms of affine layers, statistics of activations on data."""
 
     title: ClassVar[str] = "Overview"
+    uses: ClassVar[frozenset[Need]] = frozenset({Need.DATA, Need.LABELS})
     meaning: ClassVar[str] = (
         "The diagram shows how values flow. A spectral norm is the most that a layer can stretch a difference of inputs. "
         "A unit that gives one value for all data is idle there."

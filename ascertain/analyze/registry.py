@@ -105,6 +105,7 @@ def explain(kind: type[Analyzer]) -> str:
     """What it measures, how to read it, formula, what its numbers are worth, options, references."""
     about = (kind.__doc__ or "").strip()
     needs = ", ".join(sorted(kind.needs)) or "nothing"
+    uses = ", ".join(sorted(kind.uses - kind.needs))
     options = [f"  {f.name} = {f.default!r}" for f in fields(kind)] or ["  none"]
     parts = [
         f"{kind.called()}: {kind.title}",
@@ -112,7 +113,7 @@ def explain(kind: type[Analyzer]) -> str:
         kind.meaning,
         f"Formula: {kind.formula}" if kind.formula else "",
         f"Evidence: {kind.evidence}" if kind.evidence else "",
-        f"Needs beside the model: {needs}.",
+        f"Needs beside the model: {needs}{f'; uses {uses} where given' if uses else ''}.",
         "\n".join(["Options:", *options]),
         "\n".join(["References:", *(f"  {r}" for r in kind.references)]) if kind.references else "",
     ]

@@ -15,7 +15,7 @@ import numpy as np
 from ascertain.errors import DataError, InputError
 from ascertain.evidence import Evidence, weakest
 
-__all__ = ["SCHEMA", "Cost", "Failure", "Measured", "Record", "Result", "canonical", "read_record", "sha256"]
+__all__ = ["SCHEMA", "Cost", "Failure", "Measured", "Record", "Result", "canonical", "question_key", "read_record", "sha256"]
 
 SCHEMA = 1
 """Version of the form of records; readers refuse newer ones."""
@@ -31,6 +31,11 @@ def canonical(value: Any) -> str:
 def sha256(*parts: str) -> str:
     """SHA-256 of texts, each with its length in front, so that no two lists of parts collide."""
     return hashlib.sha256("".join(f"{len(p)}:{p}" for p in parts).encode()).hexdigest()
+
+
+def question_key(analyzer: str, version: int, options: Mapping[str, Any], inputs: Mapping[str, str], seed: int) -> str:
+    """SHA-256 of a question, by which its answer is kept."""
+    return sha256(analyzer, str(version), canonical(dict(options)), canonical(dict(inputs)), str(seed))
 
 
 def _frozen(name: str, value: Any) -> np.ndarray:
@@ -148,7 +153,7 @@ class Record:
     @property
     def key(self) -> str:
         """SHA-256 of the question: analyzer, version, options, hashes of inputs, seed."""
-        return sha256(self.analyzer, str(self.version), canonical(dict(self.options)), canonical(dict(self.inputs)), str(self.seed))
+        return question_key(self.analyzer, self.version, self.options, self.inputs, self.seed)
 
     def _head(self) -> dict[str, Any]:
         words = ("schema", "analyzer", "version", "options", "inputs", "names", "seed", "versions", "machine", "started")

@@ -1,0 +1,97 @@
+"""Where items run: processes on this machine, or a Dask cluster. Anything with the futures of `concurrent.futures` will do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future
+from dataclasses import dataclass
+from typing import Any
+
+from ascertain.analyze.result import Failure, Result
+from ascertain.errors import InputError
+from ascertain.runs.items import Item, run_item
+
+__all__ = ["Workers", "dask_workers", "local_workers"]
+
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+_GLANCE = 0.2
+"""Seconds between looks at whether the parent is alive."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that answer items."""
+
+    submit: Callable[[Item], Future[Result | Failure]]
+    slots: int
+    """How many items run at a time."""
+    close: Callable[[bool], None]
+    """Ends the processes; at once, with what they do, if the argument is true."""
+    renew: Callable[[], Workers] | None = None
+    """New ones, after a process died and took the others with it; None where the executor replaces dead processes itself."""
+    broken: tuple[type[BaseException], ...] = (BrokenExecutor,)
+    """Raised by a future when a process died."""
+
+
+def local_workers(count: int | None = None) -> Workers:
+    """Processes on this machine, one for each core if no ``count`` is given, with one thread each."""
+    from joblib.externals.loky.process_executor import ProcessPoolExecutor
+
+    slots = count if count is not None else (os.cpu_count() or 1)
+    if slots < 1:
+        raise InputError(f"{slots} processes cannot do anything; give at least 1.")
+    executor = ProcessPoolExecutor(slots, initializer=_settle, initargs=(os.getpid(),), env=_ONE_THREAD)
+
+    def close(kill: bool) -> None:
+        executor.shutdown(wait=True, kill_workers=kill)
+
+    return Workers(lambda item: executor.submit(run_item, item), slots, close, lambda: local_workers(count))
+
+
+def _settle(parent: int) -> None:
+    """Makes a process a good worker: Ctrl-C is the parent's to handle, and without the parent there is nothing to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_GLANCE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def dask_workers(address: str, count: int | None = None) -> Workers:
+    """The workers of a Dask cluster: ``local`` for new processes on this machine, or the address of a scheduler (tcp://...).
+
+    The workers must see the files of models and data under the same paths, and run one thread each. Raises InputError when Dask is
+    not installed or nobody answers at the address.
+    """
+    try:
+        from distributed import Client, LocalCluster
+        from distributed.scheduler import KilledWorker
+    except ImportError:
+        raise InputError("a Dask cluster needs the package distributed; run 'pip install distributed', or use processes.") from None
+    cluster: Any = None
+    if address == "local":
+        slots = count if count is not None else (os.cpu_count() or 1)
+        cluster = LocalCluster(
+            n_workers=slots, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, env=_ONE_THREAD
+        )
+    try:
+        client = Client(cluster if cluster is not None else address, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no Dask scheduler answers at {address} ({error}); start one, or say local.") from None
+    executor: Executor = client.get_executor(pure=False)
+
+    def close(kill: bool) -> None:
+        executor.shutdown(wait=not kill)
+        client.close()
+        if cluster is not None:
+            cluster.close()
+
+    slots = max(1, sum(client.nthreads().values()))
+    return Workers(lambda item: executor.submit(run_item, item), slots, close, broken=(KilledWorker,))
