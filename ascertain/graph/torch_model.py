@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -66,7 +67,9 @@ def outputs(value: Any, wanted: str | None) -> Any:
 def export(module: torch.nn.Module, shape: Shape) -> ExportedProgram:
     """The module traced at one input shape, in evaluation mode, in-place operations made plain; the module stays as it is."""
     dtype, device = number_type(module)
-    with evaluating(module):
+    with evaluating(module), warnings.catch_warnings():
+        # recurrent layers list their own weights in an attribute
+        warnings.filterwarnings("ignore", "The tensor attributes? ", UserWarning)
         try:
             return torch.export.export(module, (torch.zeros(shape, dtype=dtype, device=device),))
         except (*FAILURES, AssertionError) as error:
