@@ -124,7 +124,7 @@ def _at_most(x: Array, high: float) -> Array:
 
 def _tail(excess: Array, top: float, coefficients: tuple[float, ...]) -> Array:
     xp = namespace(excess)
-    return _polynomial(xp.sqrt(xp.log(top / between(excess, top * _FAINTEST, top))), coefficients)
+    return _polynomial(xp.sqrt(-xp.log(between(excess * (1 / top), _FAINTEST, 1.0))), coefficients)
 
 
 @dataclass(frozen=True, eq=False)
@@ -372,7 +372,7 @@ class Hardswish(Dipping):
 
     def derivative(self, x: Array) -> Array:
         xp = namespace(x)
-        return xp.where(abs(x) <= 3, x / 3 + 0.5, xp.where(x < 0, x * 0, x * 0 + 1))
+        return xp.where(abs(x) <= 3, x / 3 + 0.5, xp.where(x > 0, xp.ones_like(x), 0 * between(x, -1.0, 1.0)))
 
     def turns(self, slope: Array) -> tuple[Array, ...]:
         # f is straight outside the bends: f(x) - slope x is largest there at a bend or at an end
