@@ -12,19 +12,22 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from ascertain import __version__
+from ascertain.cli.analyzers import Explain, List
 from ascertain.cli.bound import Bound
 from ascertain.cli.certify import Certify
 from ascertain.cli.exits import Exit
 from ascertain.cli.info import Info
 from ascertain.cli.lipschitz import Lipschitz
 from ascertain.cli.options import Command
+from ascertain.cli.results import Diff, Show
 from ascertain.cli.standard import Supports, Verify
+from ascertain.cli.suite import Run
 from ascertain.errors import InputError, ResourceError
 
 __all__ = ["run"]
 
 NAME = "ascertain"
-COMMANDS: tuple[type[Command], ...] = (Certify, Verify, Supports, Bound, Lipschitz, Info)
+COMMANDS: tuple[type[Command], ...] = (Certify, Verify, Supports, Bound, Lipschitz, Info, Run, Show, Diff, List, Explain)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ def local_workers(count: int | None = None) -> Workers:
     slots = count if count is not None else (os.cpu_count() or 1)
     if slots < 1:
         raise InputError(f"{slots} processes cannot do anything; give at least 1.")
+    # loky replaces a process that has grown, between two items, which is no news to the user.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
     executor = ProcessPoolExecutor(slots, initializer=_settle, initargs=(os.getpid(),), env=_ONE_THREAD)
 
     def close(kill: bool) -> None:

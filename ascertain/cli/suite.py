@@ -1,0 +1,133 @@
+"""``ascertain run``: a suite into a store, resumed where it stopped."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from ascertain.cli.exits import Exit
+from ascertain.cli.options import Command, data_file
+from ascertain.cli.talk import emit_json
+from ascertain.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ascertain.analyze import Failure, Result
+    from ascertain.runs import Item
+
+__all__ = ["Run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Command):
+    """Run analyzers on models and data as a suite file says; what the store holds already is not run again."""
+
+    suite: Annotated[Path, Argument(help="Suite file (.toml).", show_default=False)]
+    store: Annotated[Path, Option(help="File that keeps the results.", show_default=False)]
+    processes: Annotated[int | None, Option(help="Processes; one for each core if not given.")] = None
+    dask: Annotated[str | None, Option(help="A Dask cluster instead: local, or the address of its scheduler.")] = None
+    retry: Annotated[bool, Option("--retry", help="Run again what failed.")] = False
+    json: Annotated[bool, Option("--json", help="A JSON line for each result when it is stored.")] = False
+
+    def run(self) -> int:
+        """Runs what is missing; the exit code is 3 when something failed."""
+        from ascertain.runs import Store, dask_workers, local_workers, read_suite, run_suite
+
+        items = read_suite(self.suite, {"models": _model_file, "data": data_file})
+        with ExitStack() as stack:
+            store = stack.enter_context(Store(self.store))
+            workers = local_workers(self.processes) if self.dask is None else dask_workers(self.dask, self.processes)
+            known = set(store.contents()) - (store.failures() if self.retry else set())
+            table = stack.enter_context(_Table(items, known))
+
+            def notice(item: Item, record: Result | Failure) -> None:
+                table.count(item, record)
+                if self.json:
+                    emit_json({"key": record.key, "content": record.content, "item": str(item), **_error(record)})
+                elif _error(record):
+                    table.say(f"failed: {item}: {record.message}")  # type: ignore[union-attr]
+
+            try:
+                done = run_suite(items, store, workers, retry=self.retry, notice=notice)
+            except KeyboardInterrupt:
+                table.say(f"interrupted; {len(store)} results are stored, run again to go on.")
+                return Exit.INTERRUPTED
+            held = store.failures() & {item.key for item in items}
+        print(
+            f"{done.items} items: {done.stored - done.failed} measured, {done.skipped} stored before, {len(held)} failed; "
+            f"{done.seconds:.1f} s, {self.store}",
+            file=sys.stderr,
+        )
+        return Exit.UNKNOWN if held else Exit.HOLDS
+
+
+def _error(record: Result | Failure) -> dict[str, str]:
+    from ascertain.analyze import Failure
+
+    return {"error": f"{record.error}: {record.message}"} if isinstance(record, Failure) else {}
+
+
+def _model_file(name: str) -> Path:
+    from ascertain import fixtures
+
+    if name not in fixtures.NAMES:
+        raise InputError(f"there is no file {name} beside the suite, and no shipped network of that name; check models.")
+    return fixtures.path(name)
+
+
+class _Table:
+    """Counts by analyzer, live on standard error; silent where that is not a terminal."""
+
+    def __init__(self, items: Sequence[Item], known: set[str]) -> None:
+        different = {item.key: item.analyzer.called() for item in items}
+        self.total = Counter(different.values())
+        self.before = Counter(name for key, name in different.items() if key in known)
+        self.done: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.live: Any = None
+
+    def __enter__(self) -> _Table:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self.live = Live(console=Console(stderr=True), get_renderable=self.draw, refresh_per_second=4, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def count(self, item: Item, record: Result | Failure) -> None:
+        """One more record."""
+        self.done[item.analyzer.called()] += 1
+        self.failed[item.analyzer.called()] += bool(_error(record))
+
+    def say(self, words: str) -> None:
+        """A line above the table."""
+        if self.live is not None:
+            from rich.text import Text
+
+            self.live.console.print(Text(words))
+        else:
+            print(words, file=sys.stderr)
+
+    def draw(self) -> Any:
+        """The table."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        table = Table("analyzer", "", "measured", "stored before", "failed", "of")
+        for name, total in sorted(self.total.items()):
+            done, before, failed = self.done[name], self.before[name], self.failed[name]
+            bar = ProgressBar(total=total, completed=done + before, width=30)
+            table.add_row(name, bar, str(done - failed), str(before), str(failed), str(total))
+        return table
