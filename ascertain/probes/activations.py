@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -147,15 +147,17 @@ def activations(
             f"maps={maps!r}, grid={grid}, keep={keep!r}, batch_size={batch_size} are not known; maps is positions, flattened or "
             "resized, keep is arrays or moments, and sizes are positive."
         )
-    batches = _batches(data, batch_size)
-    first = next(batches, None)
-    if first is None:
-        raise DataError("the data hold no batch; give at least 4 samples.")
-    with tap(net, layers, first) as source:
+    with torch.random.fork_rng(), ExitStack() as ends:  # a loader that shuffles draws random numbers too
+        batches = _batches(data, batch_size)
+        first = next(batches, None)
+        if first is None:
+            raise DataError("the data hold no batch; give at least 4 samples.")
+        keys = [_keys(first)]
+        source = ends.enter_context(tap(net, layers, first))
         rows = _Rows(source, maps, grid, dict(channels or {}))
         store = _Arrays(memory, _length(data)) if keep == "arrays" else _Sums(memory)
-        keys: list[np.ndarray] = []
-        for number, batch in enumerate(chain((first,), batches)):
+        store.add(rows.of(first, 0, len(keys[0])), len(keys[0]))
+        for number, batch in enumerate(batches, 1):
             keys.append(_keys(batch))
             store.add(rows.of(batch, number, len(keys[-1])), len(keys[-1]))
     digests = np.concatenate(keys)
@@ -260,13 +262,14 @@ class _Arrays:
         rows = {}
         for name in list(self.kept):
             rows[name] = frozen(np.concatenate(self.kept.pop(name)))
-            if len(rows[name]) < rows[name].shape[1]:
-                warnings.warn(
-                    f"layer {name!r} has {rows[name].shape[1]} features and {len(rows[name])} rows: CCA of all directions is 1 "
-                    "whatever the data, and dimensions are bounded by the samples. Give more data, or use SVCCA or debiased CKA.",
-                    FewSamplesWarning,
-                    stacklevel=3,
-                )
+        short = [f"{name!r} ({a.shape[1]} features, {len(a)} rows)" for name, a in rows.items() if len(a) < a.shape[1]]
+        if short:
+            warnings.warn(
+                f"fewer rows than features in {', '.join(short)}: CCA of all directions is 1 whatever the data, and dimensions are "
+                "bounded by the rows. Give more data, or use SVCCA or debiased CKA.",
+                FewSamplesWarning,
+                stacklevel=3,
+            )
         return Activations(rows, self.places, frozen(digests), maps)
 
 

@@ -92,7 +92,9 @@ def channel_axis(part: nn.Module, dimensions: int) -> int:
 
 
 def _one_device(net: nn.Module) -> None:
-    where = {str(t.device): name for name, t in (*net.named_parameters(), *net.named_buffers())}
+    where: dict[str, str] = {}
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        where.setdefault(str(tensor.device), name)
     if len(where) > 1 or "meta" in where:
         listed = ", ".join(f"{name} on {device}" for device, name in where.items())
         raise ModelError(f"{type(net).__name__} is not on one device that holds numbers ({listed}); move it with .to(device).")
