@@ -232,7 +232,8 @@ class Univariate(Operator):
             high, high_at = xp.where(above, rest, high), xp.where(above, p, high_at)
         slack, known = self.slack(lower, upper), self.defined(lower, upper)
         low, high = low - slack, high + slack
-        low, high = xp.where(known & (low == low), low, -np.inf), xp.where(known & (high == high), high, np.inf)
+        # neither NaN nor an overflow to the wrong side is a bound
+        low, high = xp.where(known & (low < np.inf), low, -np.inf), xp.where(known & (high > -np.inf), high, np.inf)
         return low, low_at, high, high_at
 
     def intercepts(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array]:
@@ -253,7 +254,7 @@ class Univariate(Operator):
             low, high = xp.minimum(low, v), xp.maximum(high, v)
         slack, known = self.slack(lower, upper), self.defined(lower, upper)
         low, high = low - slack, high + slack
-        return xp.where(known & (low == low), low, -np.inf), xp.where(known & (high == high), high, np.inf)
+        return xp.where(known & (low < np.inf), low, -np.inf), xp.where(known & (high > -np.inf), high, np.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,8 +296,8 @@ class Planar(Operator):
     def planes(self, lower: Array, upper: Array, at: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """(matrix, offset) below and above, on the box, placed to be tight near ``at`` (a point of the box).
 
-        ``matrix`` (B, G, m, n), ``offset`` (B, G, m): matrix x + offset bounds the outputs, before rounding. Infinite offsets where
-        nothing is known.
+        ``matrix`` (B, G, m, n), ``offset`` (B, G, m): matrix x + offset bounds the outputs, before rounding. No entry of a matrix is
+        above 1 in absolute value. Infinite offsets where nothing is known.
         """
         raise NotImplementedError
 

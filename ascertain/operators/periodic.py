@@ -56,16 +56,15 @@ class Wave(Univariate):
         low, high = xp.minimum(at_lower, at_upper), xp.maximum(at_lower, at_upper)
         falls = at_upper < at_lower
         low_at, high_at = xp.where(falls, upper, lower), xp.where(falls, lower, upper)
-        hollow, crest = self.stationary(slope, lower, upper)
+        # a place outside the box is replaced before it is used, so that no NaN enters the gradient
+        hollow, crest = (xp.where((p >= lower) & (p <= upper), p, lower) for p in self.stationary(slope, lower, upper))
         rest = self.f(hollow) - slope * hollow
-        lower_yet = (hollow >= lower) & (hollow <= upper) & (rest < low)
-        low, low_at = xp.where(lower_yet, rest, low), xp.where(lower_yet, hollow, low_at)
+        low, low_at = xp.minimum(low, rest), xp.where(rest < low, hollow, low_at)
         rest = self.f(crest) - slope * crest
-        higher_yet = (crest >= lower) & (crest <= upper) & (rest > high)
-        high, high_at = xp.where(higher_yet, rest, high), xp.where(higher_yet, crest, high_at)
+        high, high_at = xp.maximum(high, rest), xp.where(rest > high, crest, high_at)
         slack = self.slack(lower, upper)
         low, high = low - slack, high + slack
-        return xp.where(low == low, low, -inf), low_at, xp.where(high == high, high, inf), high_at
+        return xp.where(low < inf, low, -inf), low_at, xp.where(high > -inf, high, inf), high_at
 
     @quiet
     def interval(self, lower: Array, upper: Array) -> tuple[Array, Array]:
