@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FAILURES", "OF_SHAPE", "evaluate", "failure", "guarded"]
 
-OF_SHAPE = frozenset({"Shape", "Size", "EyeLike"})
-"""Operators that look at the shape of their input only: constant, because shapes here are static."""
+OF_SHAPE = frozenset({"EyeLike", "IsNaN", "Shape", "Size"})
+"""Operators that look at the shape of their input only: constant, because shapes here are static and values real numbers."""
 _RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )

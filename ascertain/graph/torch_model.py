@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluating", "export", "number_type", "outputs", "read_module", "read_program"]
 
-_OF_SHAPE = ("empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "sym_size", "zeros_like")
-"""ATen operators that look at the shape of their input only."""
+_OF_SHAPE = ("empty_like", "full_like", "isnan", "new_", "ones_like", "sym_size", "zeros_like")
+"""ATen operators that look at the shape of their input only; values are real numbers, so that none is NaN."""
 
 
 @contextmanager
