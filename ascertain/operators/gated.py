@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ascertain.errors import DataError
 from ascertain.operators.affine import scaled
 from ascertain.operators.arguments import real, unsupported, variable
 from ascertain.operators.base import Array, Operator, Ref, Shape, is_numpy, namespace
@@ -196,8 +197,12 @@ def _normal(x: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class TanhGelu(Balanced):
-    """x sigmoid(2 k (x + 0.044715 x^3)) with k = sqrt(2 / pi): the common approximation of `Gelu` by tanh."""
+    """x sigmoid(2 k (x + cubic x^3)) with k = sqrt(2 / pi): the common approximation of `Gelu` by tanh.
 
+    ``cubic`` is 0.044715, perhaps rounded; what is stated here of places and slopes holds within `near`.
+    """
+
+    cubic: float = 0.044715
     bends = (-1.4185040087908284, 1.4185040087908284)
     valley = -0.75246142207101626
     slopes = (-0.12899306865877177, 1.1289930686587718)
@@ -225,24 +230,32 @@ class TanhGelu(Balanced):
     )
     misplaced = 4e-13
 
+    def __post_init__(self) -> None:
+        if not self.near(self.cubic):
+            raise DataError(f"TanhGelu has the coefficient {self.cubic}. Use 0.044715, or its float32 rounding.")
+
+    @staticmethod
+    def near(cubic: float) -> bool:
+        """Whether a coefficient is 0.044715 but for rounding: f' differs by less than 1e-7, which `residual` has room for."""
+        return abs(cubic - 0.044715) <= 2e-8
+
+    def _gate(self, x: Array) -> Array:
+        return x * (sqrt(8 / pi) * (1 + self.cubic * (x * x)))
+
     def f(self, x: Array) -> Array:
         inner = _at_least(x, -40.0)
-        return inner * _sigmoid(_gate(inner))
+        return inner * _sigmoid(self._gate(inner))
 
     def derivative(self, x: Array) -> Array:
         inner = between(x, -40.0, 40.0)
-        z = _gate(inner)
+        z = self._gate(inner)
         gate = _sigmoid(z)
-        return gate * (1 + inner * _sigmoid(-z) * (sqrt(8 / pi) * (1 + 3 * 0.044715 * inner * inner)))
+        return gate * (1 + inner * _sigmoid(-z) * (sqrt(8 / pi) * (1 + 3 * self.cubic * inner * inner)))
 
     def slack(self, lower: Array, upper: Array) -> Array | float:
         # the argument of the gate errs by 5 units roundoff, which moves f by at most 2 beyond its own four last places, on the left
         unit = 2 * _unit(lower)
         return super().slack(lower, upper) + between(lower * -unit, 0.0, unit)
-
-
-def _gate(x: Array) -> Array:
-    return x * (sqrt(8 / pi) * (1 + 0.044715 * (x * x)))
 
 
 def _sigmoid(x: Array) -> Array:

@@ -10,6 +10,7 @@ import torch
 from scipy import special
 from torch.nn import functional
 
+from ascertain.errors import DataError
 from ascertain.operators import Gelu, Hardswish, Mish, Silu, TanhGelu
 from ascertain.operators.base import Univariate
 from ascertain.operators.gated import Gated
@@ -78,7 +79,7 @@ def root(operator: Gated, slope: np.ndarray, low: float, high: float, *, rising:
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("operator", SMOOTH, ids=lambda v: v.name)
+@pytest.mark.parametrize("operator", (*SMOOTH, TanhGelu(0.044715 + 1.9e-8)), ids=lambda v: v.name)
 def test_cost_of_misplaced_points(operator: Gated, dtype: type) -> None:
     (least, most), (p, q) = operator.slopes, operator.bends
     near = np.exp(-np.linspace(0, 36, 10_001))
@@ -111,3 +112,8 @@ def test_stated_points(operator: Gated) -> None:
     assert abs(operator.derivative(np.array([operator.valley]))).max() < 1e-15
     assert abs(operator.derivative(bends) - operator.slopes).max() < 1e-15
     assert abs(operator.derivative(bends + h) - operator.derivative(bends - h)).max() < 1e-13
+
+
+def test_other_coefficients_are_refused() -> None:
+    with pytest.raises(DataError, match=r"0\.044715"):
+        TanhGelu(0.0448)
