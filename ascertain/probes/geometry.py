@@ -62,33 +62,33 @@ class Procrustes(Measure):
 class RSA(Measure):
     """Correlation between the dissimilarities of all pairs of samples (Kriegeskorte et al., 2008): upper triangles only.
 
-    ``distance`` is ``correlation`` (of two samples' features; not defined for a sample whose features are all equal) or
+    ``dissimilarity`` is ``correlation`` (of two samples' features; not defined for a sample whose features are all equal) or
     ``euclidean``; ``compare_by`` is ``spearman`` (ties share their mean rank) or ``pearson``.
     """
 
-    distance: Literal["correlation", "euclidean"] = "correlation"
+    dissimilarity: Literal["correlation", "euclidean"] = "correlation"
     compare_by: Literal["spearman", "pearson"] = "spearman"
     limits: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.distance not in ("correlation", "euclidean") or self.compare_by not in ("spearman", "pearson"):
-            raise DataError(f"RSA({self.distance!r}, {self.compare_by!r}) is not known; see its documentation for the names.")
+        if self.dissimilarity not in ("correlation", "euclidean") or self.compare_by not in ("spearman", "pearson"):
+            raise DataError(f"RSA({self.dissimilarity!r}, {self.compare_by!r}) is not known; see its documentation for the names.")
 
     @property
     def name(self) -> str:
-        return f"RSA, {self.distance}, {self.compare_by}"
+        return f"RSA, {self.dissimilarity}, {self.compare_by}"
 
     def prepare(self, rows: np.ndarray) -> tuple[np.ndarray, int]:
         x = rows.astype(np.float64)
         x /= np.abs(x).max()
-        if self.distance == "correlation":
+        if self.dissimilarity == "correlation":
             flat = np.flatnonzero(np.ptp(x, axis=1) == 0)
             if flat.size:
                 raise DataError(
                     f"sample {flat[0]} (of {flat.size} such) has all features equal, so its correlation distance is not defined; "
-                    "use distance='euclidean'."
+                    "use dissimilarity='euclidean'."
                 )
-        found = pdist(x, self.distance)
+        found = pdist(x, self.dissimilarity)
         found = rankdata(found) if self.compare_by == "spearman" else found
         found -= found.mean()
         norm = float(np.linalg.norm(found))
@@ -137,7 +137,8 @@ class MutualNeighbours(Measure):
     def reorder(self, state: np.ndarray, order: np.ndarray) -> np.ndarray:
         place = np.empty(len(order), dtype=state.dtype)
         place[order] = np.arange(len(order), dtype=state.dtype)
-        return place[state[order]]
+        moved: np.ndarray = place[state[order]]
+        return moved
 
     def chance(self, first: object, second: object, count: int) -> float | None:
         return self.k / (count - 1)
@@ -166,7 +167,8 @@ class LinearPredictivity(Measure):
 
     def prepare(self, rows: np.ndarray) -> np.ndarray:
         found = basis(rows)
-        return found.u * found.s  # a rotation of the rows, without their null directions
+        turned: np.ndarray = found.u * found.s  # a rotation of the rows, without their null directions
+        return turned
 
     def compare(self, first: np.ndarray, second: np.ndarray) -> float:
         if self.folds > len(first) // 2:
@@ -187,7 +189,7 @@ class LinearPredictivity(Measure):
         return out
 
     def reorder(self, state: np.ndarray, order: np.ndarray) -> np.ndarray:
-        return state[order]
+        return np.asarray(state[order])
 
     def caveat(self, first: np.ndarray, second: np.ndarray, count: int) -> str:
         if self.folds > 1 or first.shape[1] < count - 1:

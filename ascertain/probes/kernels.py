@@ -93,10 +93,10 @@ class CKA(Measure):
             return gram
         norms = np.diag(gram)
         squares = np.maximum(norms[:, None] + norms - 2 * gram, 0.0)
-        middle = float(np.median(squares[np.triu_indices(len(x), 1)]))
+        middle = float(np.median(np.sqrt(squares[np.triu_indices(len(x), 1)])))
         if middle == 0.0:
             raise DataError("half of all pairs of samples coincide, so the median distance is 0; use the linear kernel.")
-        out: np.ndarray = np.exp(squares / (-2.0 * middle * self.width**2))
+        out: np.ndarray = np.exp(squares / (-2.0 * (middle * self.width) ** 2))
         return out
 
     def compare(self, first: Kernel, second: Kernel) -> float:

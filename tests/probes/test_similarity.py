@@ -5,7 +5,6 @@ from math import acos, pi, sqrt
 
 import numpy as np
 import pytest
-from scipy.linalg import sqrtm
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import ortho_group, spearmanr
 
@@ -53,7 +52,8 @@ def pair(n=80, p=6, q=9, seed=0):
 
 
 def root(matrix):
-    return np.linalg.inv(np.real(sqrtm(matrix)))
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors / np.sqrt(values) @ vectors.T
 
 
 def dense_cca(x, y):
@@ -186,7 +186,7 @@ def test_reordering_is_the_same_as_preparing_reordered_rows(measure):
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e30])
 def test_scale_and_offset_do_not_matter(measure, scale):
     x, y = pair()
-    shifted = x if isinstance(measure, RSA) and measure.distance == "correlation" else x + 3.0
+    shifted = x if isinstance(measure, RSA) and measure.dissimilarity == "correlation" else x + 3.0
     assert number(measure, shifted * scale, y) == pytest.approx(number(measure, x, y), rel=1e-7)
 
 
@@ -345,7 +345,7 @@ def test_as_many_directions_as_samples_say_nothing_and_say_so():
     assert "whatever the data" in found.notes[0] and "note" in str(found) and found.evidence is Evidence.ESTIMATED
 
 
-@pytest.mark.parametrize("measure", [m for m in MEASURES if not isinstance(m, (MutualNeighbours, LinearPredictivity))], ids=lambda m: m.name)
+@pytest.mark.parametrize("measure", MEASURES[:12], ids=names[:12])
 def test_four_samples_are_the_fewest(measure):
     x, y = pair(4, 2, 2)
     low, high = measure.limits
@@ -396,7 +396,7 @@ def capture(layers, places=1):
 @pytest.mark.parametrize("measure", MEASURES, ids=names)
 def test_maps_hold_the_numbers_of_pairs(measure):
     x, y = pair()
-    layers = capture({"a": x, "b": y, "c": np.maximum(x, 0) + 0.1})
+    layers = capture({"a": x, "b": y, "c": np.abs(x) + 0.1})
     table = similarity_map(layers, measure=measure, groups=4, shuffles=2)
     for i, first in enumerate(layers.values()):
         for j, second in enumerate(layers.values()):
@@ -406,7 +406,7 @@ def test_maps_hold_the_numbers_of_pairs(measure):
     assert np.isfinite(table.null).all() and table.rows == ("a", "b", "c")
     both = similarity_map(layers, capture({"b": y}), measure, groups=0, shuffles=0)
     np.testing.assert_allclose(both.values[:, 0], table.values[:, 1], atol=1e-9)
-    assert (both.low, both.high) == (np.full((3, 1), measure.limits[0]).tolist(), both.high) or (both.low == measure.limits[0]).all()
+    assert (both.low == measure.limits[0]).all() and (both.high == measure.limits[1]).all()
     assert "evidence ESTIMATED" in str(table)
 
 
