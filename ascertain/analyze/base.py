@@ -183,7 +183,7 @@ class Analyzer(ABC):
     """A question asked of a network. Fields of subclasses are options with defaults: plain numbers, words, truth values, tuples.
 
     The class docstring says in its first sentence what is measured. Analyzers are found by their file: every class in the
-    ``__all__`` of a module of `ascertain.analyze` is one; its `name` is the class name in lower case.
+    ``__all__`` of a module of `ascertain.analyze` is one; its name is the class name in lower case.
     """
 
     title: ClassVar[str]
@@ -204,8 +204,9 @@ class Analyzer(ABC):
 
     @classmethod
     def called(cls) -> str:
-        """The name by which it is asked for."""
-        return cls.__name__.lower()
+        """The name by which it is asked for; of those written elsewhere with their module."""
+        here = cls.__module__.startswith(f"{__package__}.")
+        return cls.__name__.lower() if here else f"{cls.__module__}:{cls.__qualname__}"
 
     @abstractmethod
     def measure(self, context: Context) -> Mapping[str, Measured]:

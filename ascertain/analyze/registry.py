@@ -33,12 +33,25 @@ def analyzers() -> Mapping[str, type[Analyzer]]:
 
 
 def find(name: str) -> type[Analyzer]:
-    """The analyzer of a name; raises InputError with the nearest ones."""
+    """The analyzer of a name, or of ``package.module:Class`` for one written elsewhere; raises InputError with the nearest ones."""
     known = analyzers()
     if name in known:
         return known[name]
+    if ":" in name:
+        return _elsewhere(name)
     near = get_close_matches(name, known, n=3) or list(known)
     raise InputError(f"there is no analyzer called {name!r}; choose {' or '.join(near)}.")
+
+
+def _elsewhere(name: str) -> type[Analyzer]:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"there is no analyzer {name} ({error}); check the name, and that its package is installed.") from None
+    if not (isinstance(found, type) and issubclass(found, Analyzer)):
+        raise InputError(f"{name} is no analyzer; give a subclass of ascertain.analyze.Analyzer.")
+    return found
 
 
 def make(name: str, options: Mapping[str, Any]) -> Analyzer:

@@ -86,10 +86,12 @@ class Store:
             (word,) = self._connection.execute("PRAGMA quick_check(1)" if quick else "PRAGMA integrity_check(1)").fetchone()
         if word != "ok":
             raise InputError(f"{self.path} is damaged ({word}); restore a copy of it, or run the suite into a new store.")
-        if not quick:
-            for record in self:
-                if record.key not in self:
-                    raise InputError(f"{self.path} holds {record.key} under another key; run the suite into a new store.")
+        if quick:
+            return
+        with self._guarded():
+            for row in self._connection.execute("SELECT key, kind, analyzer, content, digest, body FROM record"):
+                if row != _row(self._read(row[0], *row[4:])):
+                    raise InputError(f"{self.path}: the columns of {row[0]} are damaged; run the suite into a new store.")
 
     def put(self, record: Result | Failure) -> bool:
         """Keeps a record, in one transaction; False when one with its key is there already, which then stays."""
@@ -100,10 +102,8 @@ class Store:
         self._write("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?)", record)
 
     def _write(self, statement: str, record: Result | Failure) -> bool:
-        kind, text = "failure" if isinstance(record, Failure) else "result", canonical(record.to_json())
-        row = (record.key, kind, record.analyzer, record.content, sha256(text), text)
         with self._guarded(), self._transaction():
-            return self._connection.execute(statement, row).rowcount == 1
+            return self._connection.execute(statement, _row(record)).rowcount == 1
 
     def get(self, key: str) -> Result | Failure:
         """The record of a key; raises InputError when there is none, or when it is damaged."""
@@ -190,3 +190,9 @@ class Store:
             if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
                 raise InputError(f"{self.path} cannot be opened ({error}); check permissions of file and folder.") from error
             raise InputError(f"{self.path} is damaged or no store ({error}); restore a copy, or give another path.") from error
+
+
+def _row(record: Result | Failure) -> tuple[str, ...]:
+    """The columns of a record."""
+    kind, text = "failure" if isinstance(record, Failure) else "result", canonical(record.to_json())
+    return record.key, kind, record.analyzer, record.content, sha256(text), text

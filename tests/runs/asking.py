@@ -1,0 +1,84 @@
+"""Analyzers that behave well, slowly or badly, importable by every process, and items that ask them."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ascertain import fixtures
+from ascertain.analyze import Analyzer, Measured, Need
+from ascertain.evidence import Evidence
+from ascertain.fixtures.tasks.digits import FILE
+from ascertain.runs.items import DataSource, Item, ModelSource
+
+MODEL = ModelSource("mlp", fixtures.path("digits_mlp"))
+DATA = DataSource("digits", FILE, count=20)
+
+
+class Asked(Analyzer):
+    """An analyzer of the tests."""
+
+    title = "Asked"
+    needs = frozenset({Need.DATA})
+
+    def views(self, result):
+        return []
+
+    @classmethod
+    def examples(cls):
+        return iter(())
+
+
+@dataclass(frozen=True)
+class Quick(Asked):
+    """Sums in an order that depends on the number of threads, and random numbers."""
+
+    pause: float = 0.0
+
+    def measure(self, context):
+        time.sleep(self.pause)
+        noise = context.generator().normal(size=(64, 300))
+        product = context.inputs @ noise
+        return {
+            "answer": Measured(context.model(context.shaped).reshape(len(context.inputs), -1), Evidence.BOUNDED),
+            "sum": Measured(np.array((product @ product.T).sum()), Evidence.BOUNDED),
+        }
+
+
+@dataclass(frozen=True)
+class Raises(Asked):
+    """Raises."""
+
+    def measure(self, context):
+        raise ZeroDivisionError("nothing is divided by nothing")
+
+
+@dataclass(frozen=True)
+class Undefined(Asked):
+    """Measures NaN."""
+
+    def measure(self, context):
+        return {"value": Measured(np.array(np.nan), Evidence.BOUNDED)}
+
+
+@dataclass(frozen=True)
+class Dies(Asked):
+    """Kills its process, or only the first one that asks where a flag file is given."""
+
+    flag: str = ""
+
+    def measure(self, context):
+        if not self.flag or not Path(self.flag).exists():
+            if self.flag:
+                Path(self.flag).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"value": Measured(np.array(1), Evidence.EXACT)}
+
+
+def item(analyzer, seed=0, model=MODEL, data=DATA):
+    """An item with the hashes of its inputs."""
+    bare = Item(analyzer, (model,), data, None, seed)
+    return replace(bare, inputs=bare.context().hashes)
