@@ -60,13 +60,13 @@ class Curve(Univariate):
         return low, [self.f(p) - slope * p for p in low], high, [self.f(p) - slope * p for p in high]
 
     def _outward(self, low: Array, high: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
-        """With the slack; infinite where not a number."""
+        """With the slack; infinite where not a number, or where they overflow to the wrong side."""
         slack = self.slack(lower, upper)
         if not (isinstance(slack, float) and slack == 0.0):
             low, high = low - slack, high + slack
         xp = namespace(low)
-        return xp.nan_to_num(low, nan=-np.inf, posinf=np.inf, neginf=-np.inf), xp.nan_to_num(
-            high, nan=np.inf, posinf=np.inf, neginf=-np.inf
+        return xp.nan_to_num(low, nan=-np.inf, posinf=-np.inf, neginf=-np.inf), xp.nan_to_num(
+            high, nan=np.inf, posinf=np.inf, neginf=np.inf
         )
 
     def support(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array, Array, Array]:
