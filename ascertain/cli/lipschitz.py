@@ -46,7 +46,9 @@ class Lipschitz(ModelOptions):
         )
         if self.certificate is not None:
             if found.certificate is None:
-                raise InputError(f"{found.method} leaves no single proof to save; ask for one output norm 2 and input norm 2 or inf.")
+                raise InputError(
+                    f"{found.method} leaves no single proof to save; ask for one output norm 2 and input norm 2 or inf."
+                )
             found.certificate.save(self.certificate)
         if self.json:
             emit_json({"model": self.model, "hash": network.hash, "lipschitz": replace(found, certificate=None)})

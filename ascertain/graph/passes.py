@@ -120,7 +120,8 @@ def lower(graph: Graph, keep: tuple[type[Operator], ...] = ()) -> Graph:
 
     Composites of the classes ``keep`` stay as they are (univariate ones also expand: into rectifiers, unless kept).
     """
-    for rewrite in (partial(expand, keep=keep), *PASSES[1:]):
+    passes: tuple[Pass, ...] = (partial(expand, keep=keep), *PASSES[1:])
+    for rewrite in passes:
         changed = rewrite(graph)
         graph = graph if changed is graph else check(changed)
     return graph

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +28,12 @@ class Certificate:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes everything into one .npz file."""
-        arrays = {f"factors_{i}": a for i, a in enumerate(self.factors)}
+        arrays: dict[str, Any] = {"hash": np.array(self.hash), "weights": self.weights}
+        arrays["numbers"] = np.array([self.input_norm, self.output_norm, self.value])
+        arrays |= {f"factors_{i}": a for i, a in enumerate(self.factors)}
         arrays |= {f"storage_{i}": a for i, a in enumerate(self.storage)}
-        numbers = np.array([self.input_norm, self.output_norm, self.value])
         with open(path, "wb") as file:
-            np.savez_compressed(file, hash=np.array(self.hash), numbers=numbers, weights=self.weights, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(file, **arrays)
 
 
 def read_certificate(path: str | os.PathLike[str]) -> Certificate:

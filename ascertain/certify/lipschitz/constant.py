@@ -1,9 +1,8 @@
-"""The call people make: a proved Lipschitz constant of a network, in any pair of norms, for any outputs and between any two layers."""
+"""The call people make: a proved Lipschitz constant, in any pair of norms, of any outputs, between any two layers."""
 
 from __future__ import annotations
 
 import time
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +10,8 @@ import numpy as np
 from ascertain.certify.lipschitz.certificate import Certificate
 from ascertain.certify.lipschitz.generic import SOLVERS
 from ascertain.certify.lipschitz.plant import Plant, plant
-from ascertain.certify.lipschitz.program import Norms
-from ascertain.certify.lipschitz.rigorous import NotVerified, prove
+from ascertain.certify.lipschitz.program import EUCLIDEAN, Norms
+from ascertain.certify.lipschitz.rigorous import NotVerified, Proof, prove
 from ascertain.certify.lipschitz.section import section
 from ascertain.certify.lipschitz.solve import Multipliers, Variables, multipliers
 from ascertain.certify.lipschitz.spectral import product_bound
@@ -24,6 +23,7 @@ __all__ = ["Lipschitz", "lipschitz", "lipschitz_pairs", "plant_constant"]
 
 NORMS = (1.0, 2.0, np.inf)
 METHODS = ("auto", "interior", "first-order", "layer", "product", *SOLVERS)
+
 
 @dataclass(frozen=True, eq=False)
 class Lipschitz:
@@ -49,7 +49,8 @@ class Lipschitz:
     def __str__(self) -> str:
         words = f"{self.method}, {self.neurons} nonlinearities, {self.seconds:.2f} s"
         product = f", product of norms {self.product:.6g}" if np.isfinite(self.product) else ""
-        return f"Lipschitz constant (l{self.input_norm:g} to l{self.output_norm:g}) <= {self.value:.9g}, evidence {self.evidence}: {words}{product}"
+        what = f"Lipschitz constant (l{self.input_norm:g} to l{self.output_norm:g})"
+        return f"{what} <= {self.value:.9g}, evidence {self.evidence}: {words}{product}"
 
 
 def lipschitz(
@@ -67,10 +68,11 @@ def lipschitz(
     """A proved global Lipschitz constant, by semidefinite programming over slope-restricted nonlinearities.
 
     ``norm`` of input differences and ``output_norm`` (the same if None) are 1, 2 or inf. ``pair`` (a, b): of output a minus output
-    b; ``directions`` (k, n_out): of these combinations of outputs. ``layers`` (from, to): of the part of the network between two nodes,
-    by name or position. ``method``: ``interior``, ``first-order`` (l2 only), ``layer`` (one multiplier for each layer), ``product``
-    of norms, ``clarabel``, ``scs`` or ``mosek`` through cvxpy, or ``auto``. After ``timeout`` seconds the best so far is proved. Evidence: PROVED. Raises UnsupportedError for
-    operators with unbounded slope, ShapeError and DataError for unusable options.
+    b; ``directions`` (k, n_out): of these combinations of outputs. ``layers`` (from, to): of the part of the network between two
+    nodes, by name or position. ``method``: ``interior``, ``first-order`` (l2 only), ``layer`` (one multiplier for each layer),
+    ``product`` of norms, ``clarabel``, ``scs`` or ``mosek`` through cvxpy, or ``auto``. After ``timeout`` seconds the best so far
+    is proved. Evidence: PROVED. Raises UnsupportedError for operators with unbounded slope, ShapeError and DataError for unusable
+    options.
     """
     norms = Norms(_norm(norm), _norm(norm if output_norm is None else output_norm))
     if method not in METHODS or not 0 < tolerance < 1 or not timeout > 0:
@@ -130,7 +132,7 @@ def _directions(outputs: int, pair: tuple[int, int] | None, directions: np.ndarr
 
 def plant_constant(
     form: Plant,
-    norms: Norms = Norms(),
+    norms: Norms = EUCLIDEAN,
     *,
     method: str = "auto",
     tolerance: float = 1e-8,
@@ -149,7 +151,12 @@ def plant_constant(
     certificate = worst.certificate if len(parts) == 1 else None
     gap = max((p.gap for p in parts if p.value * (1 + p.gap) >= worst.value), default=worst.gap)
     return replace(
-        worst, input_norm=norms.input, output_norm=norms.output, gap=gap, certificate=certificate, seconds=time.monotonic() - started
+        worst,
+        input_norm=norms.input,
+        output_norm=norms.output,
+        gap=gap,
+        certificate=certificate,
+        seconds=time.monotonic() - started,
     )
 
 
@@ -168,7 +175,7 @@ def _parts(form: Plant, norms: Norms) -> list[tuple[Plant, Norms]]:
 def _one(form: Plant, norms: Norms, method: str, tolerance: float, deadline: float, hash: str) -> Lipschitz:
     """The constant of one plant for input norm 2 or inf, output norm 2 or 1."""
     started = time.monotonic()
-    if form.output.size().any() and form.size:
+    if form.output.size().any() and (form.size or norms != EUCLIDEAN):
         solver = "interior" if method == "layer" else method
         found = multipliers(
             form,
@@ -179,25 +186,42 @@ def _one(form: Plant, norms: Norms, method: str, tolerance: float, deadline: flo
             check=lambda: time.monotonic() < deadline,
         )
     else:
-        found = Multipliers((Variables(np.zeros(form.size)),), 0.0, 0.0, "linear", 0)
+        found = Multipliers((Variables(np.zeros(form.size), output=np.ones(len(form.output.middle))),), 0.0, 0.0, "linear", 0)
     if found is None:
         raise UnsupportedError("No multipliers make this equilibrium model well-posed. Train it with a monotone parametrisation.")
     value, certificate = _proved(form, norms, found, hash)
     seconds = time.monotonic() - started
     return Lipschitz(
-        value, norms.input, norms.output, Evidence.PROVED, found.method, np.inf, found.value, found.gap, form.size, seconds, certificate
+        value,
+        norms.input,
+        norms.output,
+        Evidence.PROVED,
+        found.method,
+        np.inf,
+        found.value,
+        found.gap,
+        form.size,
+        seconds,
+        certificate,
     )
 
 
 def _proved(form: Plant, norms: Norms, found: Multipliers, hash: str) -> tuple[float, Certificate]:
-    """The first proof that goes through."""
+    """The best proof: points further inside are worse in floats but need less room for rounding, up to where they only lose."""
+    best: Proof | None = None
     for point in found.found:
         try:
             proof = prove(form, norms, point.factors, point.input, point.output)
         except NotVerified:
             continue
-        return proof.value, Certificate(hash, norms.input, norms.output, proof.value, proof.factors, proof.weights, proof.storage)
-    raise UnsupportedError("The solver's multipliers could not be verified. Use method='product', or scale the weights.")
+        if best is not None and proof.value >= best.value:
+            break
+        best = proof
+        if proof.value <= found.value * (1 + 1e-9):
+            break
+    if best is None:
+        raise UnsupportedError("The solver's multipliers could not be verified. Use method='product', or scale the weights.")
+    return best.value, Certificate(hash, norms.input, norms.output, best.value, best.factors, best.weights, best.storage)
 
 
 def lipschitz_pairs(network: Graph, norm: float = 2, *, tolerance: float = 1e-8, timeout: float = 600.0) -> np.ndarray:
@@ -205,5 +229,3 @@ def lipschitz_pairs(network: Graph, norm: float = 2, *, tolerance: float = 1e-8,
     from ascertain.certify.lipschitz.pairs import pairs
 
     return pairs(plant(network).reduced(), _norm(norm), tolerance, timeout)
-
-

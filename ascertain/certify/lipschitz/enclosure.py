@@ -62,16 +62,12 @@ class Enclosure:
 
     def __matmul__(self, other: Enclosure) -> Enclosure:
         left, right = abs(self.middle), abs(other.middle)
-        charge = DOUBLE.gamma(self.middle.shape[1])
-        if self.radius is None and other.radius is None:
-            radius = charge * (left @ right)
-        elif other.radius is None:
-            radius = (charge * left + self.radius) @ right
-        else:
-            first = left if self.radius is None else left + self.radius
-            radius = first @ (charge * right + other.radius)
-            if self.radius is not None:
-                radius += self.radius @ right
+        doubt = DOUBLE.gamma(self.middle.shape[1]) * left
+        if self.radius is not None:
+            doubt += self.radius
+        radius = doubt @ right
+        if other.radius is not None:
+            radius += self.size() @ other.radius
         return Enclosure(self.middle @ other.middle, radius * ROOM + DOUBLE.tiny)
 
 

@@ -74,7 +74,7 @@ def _stacked(above: Enclosure, below: Enclosure) -> Enclosure:
 
 
 def _solved(matrix: Enclosure, sides: list[Enclosure]) -> list[Enclosure]:
-    """matrix^-1 side, enclosed: X = approximate solution, error |matrix^-1 (side - matrix X)| <= |R| |rest| / (1 - |I - R matrix|)."""
+    """matrix^-1 side, enclosed: |solution - X| <= |R (side - matrix X)| / (1 - |I - R matrix|) for any guesses X and R."""
     n = len(matrix.middle)
     try:
         inverse = np.linalg.inv(matrix.middle)

@@ -1,8 +1,9 @@
 """First-order method for wide networks: L-BFGS on the logarithms of the multipliers, through the storage recursion.
 
 The storage matrix before a stage is a Schur complement; its derivative follows from the maximiser w = K y (envelope theorem), so a
-gradient costs products with as many columns as the first storage matrix has large eigenvalues. The largest eigenvalue is smoothed by
-a p-norm. Steps that leave the feasible set are rejected, so every iterate gives a valid bound. Runs in torch, on the CPU or a GPU.
+gradient costs products with as many columns as the first storage matrix has large eigenvalues. The largest eigenvalue is smoothed
+by a p-norm. Steps that leave the feasible set are rejected, so every iterate gives a valid bound. Runs in torch, on the CPU or a
+GPU.
 """
 
 from __future__ import annotations

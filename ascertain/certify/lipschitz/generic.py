@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import numpy as np
 
 from ascertain.certify.lipschitz.plant import Plant
@@ -18,7 +21,7 @@ def generic(plant: Plant, norms: Norms, solver: str, layers: bool = False) -> tu
 
     None where the solver found nothing. Raises DataError for a solver that is not installed.
     """
-    import cvxpy as cp
+    cp: Any = import_module("cvxpy")  # takes long to import
 
     name = solver.upper()
     if name not in cp.installed_solvers():

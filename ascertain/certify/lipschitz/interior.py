@@ -1,7 +1,7 @@
 """Primal-dual interior point on the rank-2 structure of a plant's program (HKM direction, predictor and corrector of Mehrotra).
 
-The dual variables (t, lambda) are strictly feasible at every step, so the method may stop at any time with a valid bound; the primal
-matrix X gives the gap. One iteration costs a few products, one inverse and one Cholesky factor of the program's size.
+The dual variables (t, lambda) are strictly feasible at every step, so the method may stop at any time with a valid bound; the
+primal matrix X gives the gap. One iteration costs a few products, one inverse and one Cholesky factor of the program's size.
 """
 
 from __future__ import annotations
@@ -215,6 +215,8 @@ class _State:
         UdZ = self.U @ dZ
         T = UdZ @ self.X
         dX, dx = -self.X - (T + T.T) / 2, -self.x - self.x * dl / self.lam
+        if not np.isfinite(dX).all():
+            return False
         ap, ad = self._lengths(dX, dx, dZ, dl)
         after = float(((self.X + ap * dX) * (self.Z + ad * dZ)).sum() + (self.lam + ad * dl) @ (self.x + ap * dx))
         sigma = min(0.9, max(1e-6, (max(after, 0.0) / gap) ** 2)) if after < gap else 0.9
@@ -232,6 +234,8 @@ class _State:
         dZ = self.p.matrix(*self._expand(dt, dl), constant=False)
         T = self.U @ dZ @ self.X
         dX = -self.X + target * self.U - (T + T.T) / 2 - second
+        if not np.isfinite(dX).all():
+            return False
         dx = -self.x + target / self.lam - self.x * dl / self.lam - second_x
         ap, ad = self._lengths(dX, dx, dZ, dl)
         return self._move(ap, ad, dX, dx, dt, dl)
@@ -272,13 +276,13 @@ def _ratio(x: np.ndarray, dx: np.ndarray) -> float:
 def _reach(factor: np.ndarray, step: np.ndarray) -> float:
     """The largest a with factor factor' + a step positive semidefinite, about (from below)."""
     least = _least_dense(factor, step) if len(factor) < _SMALL else _least_lanczos(factor, step)
-    return np.inf if least >= 0 else -1.0 / least
+    return np.inf if least >= 0 else -1.0 / least if np.isfinite(least) else 0.0
 
 
 def _least_dense(factor: np.ndarray, step: np.ndarray) -> float:
     half = linalg.solve_triangular(factor, step, lower=True, check_finite=False)
     full = linalg.solve_triangular(factor, half.T, lower=True, check_finite=False)
-    return float(linalg.eigvalsh((full + full.T) / 2, check_finite=False, subset_by_index=[0, 0])[0])
+    return float(np.linalg.eigvalsh((full + full.T) / 2)[0]) if np.isfinite(full).all() else -np.inf
 
 
 def _least_lanczos(factor: np.ndarray, step: np.ndarray, most: int = 40) -> float:

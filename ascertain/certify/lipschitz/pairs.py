@@ -1,4 +1,4 @@
-"""Constants of all pairs of outputs from one program: its multipliers, times the best scale, bound every direction of the output."""
+"""Constants of all pairs of outputs from one program: its multipliers, scaled, bound every direction of the output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from ascertain.certify.lipschitz.plant import Plant
-from ascertain.certify.lipschitz.program import Norms
+from ascertain.certify.lipschitz.program import EUCLIDEAN
 from ascertain.certify.lipschitz.rigorous import NotVerified, prove
 from ascertain.certify.lipschitz.solve import bound_of, multipliers
 from ascertain.errors import DataError
@@ -20,7 +20,7 @@ def pairs(form: Plant, norm: float, tolerance: float, timeout: float) -> np.ndar
     if norm != 2:
         raise DataError(f"all pairs from one program are known for the norm 2 only, not {norm}; give pair=(a, b) for each.")
     deadline = time.monotonic() + timeout
-    found = multipliers(form, Norms(), tolerance=tolerance, check=lambda: time.monotonic() < deadline)
+    found = multipliers(form, EUCLIDEAN, tolerance=tolerance, check=lambda: time.monotonic() < deadline)
     outputs = form.output.shape[0]
     out = np.zeros((outputs, outputs))
     for a in range(outputs):
@@ -33,7 +33,7 @@ def pairs(form: Plant, norm: float, tolerance: float, timeout: float) -> np.ndar
 def _directed(form: Plant, factors: np.ndarray | None) -> float:
     """The constant of one direction from the multipliers of all, scaled."""
     if factors is None or not form.size:
-        return prove(form, Norms(), np.zeros(form.size), np.zeros(0), np.zeros(0)).value
+        return prove(form, EUCLIDEAN, np.zeros(form.size), np.zeros(0), np.zeros(0)).value
     small = form.rotated()
     scales = 2.0 ** np.arange(-12, 5)
     best = int(np.argmin([bound_of(small, factors * s) for s in scales]))
@@ -41,7 +41,7 @@ def _directed(form: Plant, factors: np.ndarray | None) -> float:
     order = np.argsort([bound_of(small, factors * s) for s in fine])
     for s in fine[order]:
         try:
-            return prove(form, Norms(), factors * s, np.zeros(0), np.zeros(0)).value
+            return prove(form, EUCLIDEAN, factors * s, np.zeros(0), np.zeros(0)).value
         except NotVerified:
             continue
     raise DataError("the multipliers of all outputs prove nothing for one direction; give pair=(a, b) for each.")

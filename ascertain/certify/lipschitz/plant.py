@@ -2,7 +2,8 @@
 
 A stage has a state y (differences of live values), gates z = gate y + loop w, responses w_i = phi_i(z_i) whose incremental slope
 lies in [low_i, high_i], and the next state keep y + feed w. The network's input is the first state; its output is linear in the
-last. Maxima, MaxMin and GroupSort become comparators, residual connections are rows of ``keep``, equilibrium models have a ``loop``.
+last. Maxima, MaxMin and GroupSort become comparators, residual connections are rows of ``keep``, equilibrium models have a
+``loop``.
 """
 
 from __future__ import annotations
@@ -91,9 +92,10 @@ class Plant:
         seen = first.gate.middle if first.keep is None else np.vstack([first.gate.middle, first.keep.middle])
         if len(seen) >= self.inputs:
             return self
-        small = np.linalg.qr(seen.T, mode="r").T
+        small = np.linalg.qr(seen.T)[1].T
         keep = None if first.keep is None else Enclosure(small[first.size :])
-        return replace(self, inputs=len(seen), stages=(replace(first, gate=Enclosure(small[: first.size]), keep=keep), *self.stages[1:]))
+        first = replace(first, gate=Enclosure(small[: first.size]), keep=keep)
+        return replace(self, inputs=len(seen), stages=(first, *self.stages[1:]))
 
     def reduced(self) -> Plant:
         """The equal plant without the nonlinearities that are linear: one possible slope, or an input that never moves."""
@@ -156,17 +158,18 @@ def _bends(graph: Graph, ranges: Mapping[int, Slopes]) -> list[int]:
 
 
 def slopes(node: Node) -> Slopes:
-    """Smallest and largest incremental slope of each entry on the whole line, flat, rounded outward unless whole."""
+    """Smallest and largest incremental slope of each entry on the whole line, flat, rounded outward."""
     everywhere = np.full((1, *node.shape), np.inf)
     low, high = node.operator.slope_range(-everywhere, everywhere)  # type: ignore[attr-defined]
     low, high = (np.broadcast_to(np.asarray(s, np.float64), everywhere.shape).reshape(-1) for s in (low, high))
     if not (low <= high).all():
         raise DataError(f"node {node.name!r} ({node.operator.name}) states slopes that are no numbers; repair its parameters.")
-    return _outward(low, -np.inf), _outward(high, np.inf)
+    return _outward(low, -1.0), _outward(high, 1.0)
 
 
 def _outward(x: np.ndarray, way: float) -> np.ndarray:
-    return np.where(x == np.round(x), x, np.nextafter(np.nextafter(x, way), way))
+    """Numbers of few bits stay; others may have been rounded, also several times."""
+    return np.where(x * 64 == np.round(x * 64), x, x + way * 1e-12 * (1 + abs(x)))
 
 
 def _cuts(graph: Graph, bends: list[int]) -> list[tuple[int, tuple[int, ...]]]:
@@ -291,7 +294,7 @@ def _moves(columns: np.ndarray) -> bool:
 
 def _without_linear(stage: Stage) -> Stage:
     """The stage with w_i = slope z_i put in where that is what it says."""
-    still = ~stage.gate.size().any(1)
+    still = ~np.asarray(stage.gate.size().any(1))
     if stage.loop is not None:
         still &= ~stage.loop.size().any(1)
     fixed = np.flatnonzero(still | (stage.low == stage.high))

@@ -2,7 +2,8 @@
 
 Minimise cost' (t, lambda) over t, lambda with lambda >= 0 and
 
-    Z = sum_d t_{group(d)} e_d e_d' + sum_i 2 lambda_{group(i)} sym((e_i - low_i g_i)(e_i - high_i g_i)') - C  positive semidefinite.
+    Z = sum_d t_{group(d)} e_d e_d' + sum_i 2 lambda_{group(i)} sym((e_i - low_i g_i)(e_i - high_i g_i)') - C  positive
+    semidefinite.
 
 For l2 to l2 the first sum is rho times the identity on dx and C = F'F. Whatever multipliers come out are verified afterwards.
 """
@@ -15,7 +16,7 @@ import numpy as np
 
 from ascertain.certify.lipschitz.plant import Plant
 
-__all__ = ["Norms", "Program", "compose", "program"]
+__all__ = ["EUCLIDEAN", "Norms", "Program", "compose", "program"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Norms:
 
     input: float = 2.0
     output: float = 2.0
+
+
+EUCLIDEAN = Norms()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +106,7 @@ def compose(plant: Plant) -> tuple[np.ndarray, np.ndarray, tuple[tuple[slice, sl
     return gates, plant.output.middle @ state, tuple(spans)
 
 
-def program(plant: Plant, norms: Norms = Norms(), layers: bool = False) -> Program:
+def program(plant: Plant, norms: Norms = EUCLIDEAN, layers: bool = False) -> Program:
     """The program of a plant; ``layers``: one multiplier for each stage (LipSDP-Layer)."""
     gate, out, spans = compose(plant)
     n0, n, m = plant.inputs, plant.inputs + plant.size, len(out)

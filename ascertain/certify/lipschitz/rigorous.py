@@ -1,8 +1,8 @@
 """Proof of a bound: storage matrices from the output back to the input, each stage verified.
 
-A symmetric T is a storage matrix of a state when the output's difference dy obeys |dy|^2 <= (state difference)' T (state difference).
-The output itself gives the last one. With multipliers lambda >= 0, (w - low z)(w - high z) <= 0 for every nonlinearity makes S one of
-the state before a stage whenever
+A symmetric T is a storage matrix of a state when the output's difference dy obeys |dy|^2 <= (state difference)' T (state
+difference). The output itself gives the last one. With multipliers lambda >= 0, (w - low z)(w - high z) <= 0 for every
+nonlinearity makes S one of the state before a stage whenever
 
     y' S y + 2 sum_i lambda_i (w_i - low_i z_i)(w_i - high_i z_i) - (keep y + feed w)' T (keep y + feed w) >= 0  for all y, w,
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from ascertain.certify.rounding import DOUBLE
 __all__ = ["NotVerified", "Proof", "largest_eigenvalue", "prove", "root", "square", "storage"]
 
 
+T = TypeVar("T")
 ROOM_SUM = 1.0 + 1e-11
 """Covers the rounding of a sum of less than 50,000 positive numbers and of their reciprocals."""
 
@@ -66,11 +68,12 @@ def _dominated(matrix: np.ndarray, tau: np.ndarray) -> float:
     """The sum of a diagonal that is proved to be above an exact matrix, near the one guessed; raises NotVerified."""
     if not len(tau):
         tau = abs(matrix).sum(1)
-    for exponent in range(-13, 1):
+
+    def attempt(exponent: float) -> np.ndarray | None:
         above = tau * (1 + 10.0**exponent) + 10.0**exponent * tau.mean() + DOUBLE.tiny
-        if positive_definite(Enclosure(np.diag(above)) + Enclosure(-matrix)):
-            return float(above.sum()) * ROOM_SUM
-    raise NotVerified
+        return above if positive_definite(Enclosure(np.diag(above)) + Enclosure(-matrix)) else None
+
+    return float(_least(attempt, -13, 1).sum()) * ROOM_SUM
 
 
 def storage(
@@ -108,10 +111,27 @@ def _before(stage: Stage, factors: np.ndarray, after: np.ndarray) -> np.ndarray:
     size = float(abs(guess).sum(1).max())
     if not np.isfinite(size):
         raise NotVerified
-    for exponent in range(-13, 0):
-        before = guess + (size * 10.0**exponent + 1e-150) * np.eye(len(guess))
-        if positive_definite(block(Enclosure(before) + corner, off, last)):
-            return before
+    unit = np.eye(len(guess))
+
+    def attempt(exponent: float) -> np.ndarray | None:
+        before = guess + (size * 10.0**exponent + 1e-150) * unit
+        return before if positive_definite(block(Enclosure(before) + corner, off, last)) else None
+
+    return _least(attempt, -14, 0)
+
+
+def _least(attempt: Callable[[float], T | None], first: int, end: int) -> T:
+    """What succeeds at the smallest exponent, found in whole steps and refined by thirds; raises NotVerified."""
+    for exponent in range(first, end):
+        found = attempt(exponent)
+        if found is None:
+            continue
+        if exponent > first:
+            for finer in (exponent - 2 / 3, exponent - 1 / 3):
+                closer = attempt(finer)
+                if closer is not None:
+                    return closer
+        return found
     raise NotVerified
 
 
@@ -169,20 +189,19 @@ def _scaled(matrix: Enclosure, factor: Enclosure) -> Enclosure:
 
 
 def largest_eigenvalue(matrix: np.ndarray) -> float:
-    """A proved upper bound, tight to about 1e-13 relative, of the largest eigenvalue of an exact symmetric matrix; raises NotVerified."""
+    """A proved upper bound, tight to about 1e-13, of the largest eigenvalue of an exact symmetric matrix; raises NotVerified."""
     n = len(matrix)
     if not np.isfinite(matrix).all():
         raise NotVerified
-    from scipy.linalg import eigvalsh
-
-    top = float(eigvalsh(matrix, subset_by_index=[n - 1, n - 1], check_finite=False)[0]) if n else 0.0
+    top = float(np.linalg.eigvalsh(matrix)[-1]) if n else 0.0
     size = float(abs(matrix).sum(1).max()) if n else 0.0
     top = max(top, 1e-13 * size)
-    for exponent in range(-13, 1):
+
+    def attempt(exponent: float) -> float | None:
         bound = top * (1 + 10.0**exponent) + DOUBLE.tiny
-        if positive_definite(Enclosure(bound * np.eye(n)) + Enclosure(-matrix)):
-            return bound
-    raise NotVerified
+        return bound if positive_definite(Enclosure(bound * np.eye(n)) + Enclosure(-matrix)) else None
+
+    return _least(attempt, -13, 1)
 
 
 def root(square: float) -> float:

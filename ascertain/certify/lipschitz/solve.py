@@ -9,7 +9,7 @@ import numpy as np
 
 from ascertain.certify.lipschitz.generic import SOLVERS, generic
 from ascertain.certify.lipschitz.plant import Plant
-from ascertain.certify.lipschitz.program import Norms, program
+from ascertain.certify.lipschitz.program import EUCLIDEAN, Norms, program
 from ascertain.certify.lipschitz.start import float_storage, start
 
 __all__ = ["Multipliers", "Variables", "bound_of", "multipliers"]
@@ -46,7 +46,7 @@ class Multipliers:
 
 def multipliers(
     plant: Plant,
-    norms: Norms = Norms(),
+    norms: Norms = EUCLIDEAN,
     *,
     layers: bool = False,
     method: str = "auto",
@@ -60,7 +60,7 @@ def multipliers(
     if first is None or method in SOLVERS:
         return _generic(plant, norms, "clarabel" if first is None else method, layers)
     if method == "auto":
-        method = "first-order" if norms == Norms() and not layers and plant.inputs + plant.size > MOST else "interior"
+        method = "first-order" if norms == EUCLIDEAN and not layers and plant.inputs + plant.size > MOST else "interior"
     if method == "first-order":
         from ascertain.certify.lipschitz.first_order import first_order
 
@@ -85,7 +85,12 @@ def _generic(plant: Plant, norms: Norms, solver: str, layers: bool) -> Multiplie
 
 
 def _interior(
-    plant: Plant, norms: Norms, first: tuple[list[np.ndarray], np.ndarray], layers: bool, tolerance: float, check: Callable[[], bool]
+    plant: Plant,
+    norms: Norms,
+    first: tuple[list[np.ndarray], np.ndarray],
+    layers: bool,
+    tolerance: float,
+    check: Callable[[], bool],
 ) -> Multipliers:
     from ascertain.certify.lipschitz.interior import interior
 
@@ -99,7 +104,7 @@ def _interior(
         scale = float(np.sqrt(t.sum() / outputs))
         mu = np.full(outputs, 1.05 * scale)
     begin = np.concatenate([t / scale, mu])
-    factors = np.array([x[0] for x in lam if len(x)]) if layers else np.concatenate(lam)
+    factors = np.array([x[0] for x in lam if len(x)]) if layers else np.concatenate([np.zeros(0), *lam])
     found = interior(problem, begin, factors / scale, tolerance=tolerance, check=check)
     value = found.value / 2 if outputs else float(np.sqrt(found.value))
     k = len(begin) - outputs

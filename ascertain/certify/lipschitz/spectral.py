@@ -1,9 +1,9 @@
 """Certified norms of affine maps of any size, and the product of them over a network.
 
-Evidence: PROVED. Small maps are written out and their largest singular value is bounded by a verified factorisation. Convolutions are
-parts of a circular one on a torus of n + k - 1 places, whose norm is the largest over frequencies (Sedghi, Gupta, Long 2019); each is
-bounded from above by Gram iteration (Delattre, Barthelemy, Araujo, Allauzen 2023) with its rounding counted. Whatever else: Schur's
-test |A|_2 <= sqrt(|A|_1 |A|_inf), the bound that is exact for movements.
+Evidence: PROVED. Small maps are written out and their largest singular value is bounded by a verified factorisation. Convolutions
+are parts of a circular one on a torus of n + k - 1 places, whose norm is the largest over frequencies (Sedghi, Gupta, Long 2019);
+each is bounded from above by Gram iteration (Delattre, Barthelemy, Araujo, Allauzen 2023) with its rounding counted. Whatever
+else: Schur's test |A|_2 <= sqrt(|A|_1 |A|_inf), the bound that is exact for movements.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def affine_norms(operator: Affine, shapes: tuple[Shape, ...], norm: float) -> li
     if norm == 1:
         return columns
     found = []
-    for i, (shape, column) in enumerate(zip(shapes, columns, strict=True)):
+    for i, column in enumerate(columns):
         ones = [np.ones((1, *s)) if i == j else np.zeros((1, *s)) for j, s in enumerate(shapes)]
         row = float(np.max(magnitude.linear(*ones))) * room
         found.append(row if norm == np.inf else _euclidean(operator, shapes, i, root(row * column * ROOM)))
@@ -136,7 +136,7 @@ def product_bound(graph: Graph, norms: Norms, directions: np.ndarray | None = No
             low, high = slopes(node)
             constants[i] = max(float(abs(low).max()), float(abs(high).max())) * constants[moving[0]] * ROOM
         else:
-            constants[i] = np.inf if len(node.inputs) > 1 else _alone(node, graph.shapes(node)[0], norms.input) * constants[moving[0]]
+            constants[i] = _alone(node, graph.shapes(node), norms.input) * constants[moving[0]] * ROOM
     value = constants[graph.output]
     size = graph.output_size
     if directions is not None:
@@ -151,15 +151,15 @@ def _small_norm(matrix: np.ndarray, norm: float) -> float:
     return matrix_norm(Enclosure(matrix)) if norm == 2 else float(abs(matrix).sum(1 if norm == np.inf else 0).max()) * ROOM
 
 
-def _alone(node: Node, shape: Shape, norm: float) -> float:
+def _alone(node: Node, shapes: tuple[Shape, ...], norm: float) -> float:
     """The constant of one composite operator, by its own plant; infinite where that is too large."""
     from ascertain.certify.lipschitz.constant import plant_constant
     from ascertain.certify.lipschitz.plant import plant
 
-    if prod(shape) > 512 or norm != 2:
+    if len(shapes) > 1 or prod(shapes[0]) > 512 or norm != 2:
         return np.inf
     builder = Builder()
-    x = builder.input(shape)
+    x = builder.input(shapes[0])
     try:
         return plant_constant(plant(builder.graph(x, builder(node.operator, x)))).value
     except UnsupportedError:

@@ -1,4 +1,4 @@
-"""Strictly feasible multipliers to start from: one number for each stage, from the output back (ECLipsE-Fast runs the other way)."""
+"""Strictly feasible multipliers to start from: one number for each stage, from the output back."""
 
 from __future__ import annotations
 
