@@ -181,7 +181,7 @@ def univariate_facts(trial: Trial, operator: Univariate, shape: Shape, given: tu
 def _boxes(
     trial: Trial, operator: Univariate, shape: Shape, given: tuple[np.ndarray, np.ndarray] | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Boxes of all scales, also of no width, of one unit's width, and ending on kinks."""
+    """Boxes of all scales, also of no width, of one unit's width, and ending on kinks, on whole numbers and on halves."""
     full = (7, *shape)
     kinks = [np.broadcast_to(np.asarray(k, float), full) for k in operator.kink_points()]
     if given is not None:
@@ -198,6 +198,9 @@ def _boxes(
             yield kink - width, kink
             yield kink, kink + width
             yield kink - width, kink + abs(centre)
+    # half a unit inside the domain, which may be open
+    first, last = (reflected(np.round(6 * trial.random.normal(size=full)) / 2, operator.domain) + 0.5 for _ in range(2))
+    yield np.minimum(first, last), np.maximum(first, last)
     for kink in kinks:
         yield kink, kink
         yield np.nextafter(kink, -np.inf), np.nextafter(kink, np.inf)

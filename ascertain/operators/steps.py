@@ -71,8 +71,8 @@ class Staircase(Univariate):
 
     phase: ClassVar[float]
     """Where it jumps: at whole numbers plus this."""
-    before: ClassVar[float]
-    """The limit from the left at a jump, less the place of the jump."""
+    above: ClassVar[float] = 0.0
+    """Its value right of the jump at ``phase``."""
 
     def derivative(self, x: Array) -> Array:
         return namespace(x).zeros_like(x)
@@ -92,11 +92,12 @@ class Staircase(Univariate):
     def candidates(self, lower: Array, upper: Array, slope: Array) -> Iterator[tuple[Array, Array]]:
         xp = namespace(lower)
         yield from super().candidates(lower, upper, slope)
-        at_lower = self.f(lower)
-        for jump in (xp.ceil(lower - self.phase) + self.phase, xp.floor(upper - self.phase) + self.phase):
-            left, right = (jump > lower) & (jump <= upper), (jump >= lower) & (jump < upper)
-            yield xp.where(left, jump, lower), xp.where(left, jump + self.before, at_lower)
-            yield xp.where(right, jump, lower), xp.where(right, jump + (self.before + 1), at_lower)
+        at_lower, a, b = self.f(lower), lower - self.phase, upper - self.phase
+        # jumps with a part of the box on their left, then those with a part on their right
+        for place, limit in ((xp.floor(a) + 1, -1), (xp.floor(b), -1), (xp.ceil(a), 0), (xp.ceil(b) - 1, 0)):
+            jump = place + self.phase
+            inside = (jump > lower) & (jump <= upper) if limit else (jump >= lower) & (jump < upper)
+            yield xp.where(inside, jump, lower), xp.where(inside, place + (self.above + limit), at_lower)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
@@ -107,7 +108,7 @@ class Staircase(Univariate):
 class Floor(Staircase):
     """The largest whole number not above x."""
 
-    phase, before = 0.0, -1.0
+    phase = 0.0
 
     def f(self, x: Array) -> Array:
         return namespace(x).floor(x)
@@ -117,7 +118,7 @@ class Floor(Staircase):
 class Ceil(Staircase):
     """The smallest whole number not below x."""
 
-    phase, before = 0.0, 0.0
+    phase, above = 0.0, 1.0
 
     def f(self, x: Array) -> Array:
         return namespace(x).ceil(x)
@@ -127,7 +128,7 @@ class Ceil(Staircase):
 class Round(Staircase):
     """The nearest whole number, the even one of two equally near."""
 
-    phase, before = 0.5, -0.5
+    phase, above = 0.5, 1.0
 
     def f(self, x: Array) -> Array:
         return namespace(x).round(x)
@@ -173,7 +174,9 @@ _AT_EQUAL = {"greater": 0.0, "gt": 0.0, "less": 0.0, "lt": 0.0, "greaterorequal"
 def _compare(call: Call) -> Ref:
     name = call.operator.removeprefix("aten.").split(".")[0].lower()
     sign = -1.0 if name.startswith("l") else 1.0
-    difference = combined(call, call.inputs[0], call.inputs[1], sign, -sign)
+    # torch rounds a bare number to the precision of the tensor, which moves the jump
+    first, second = (np.float32(v) if isinstance(v, float) else v for v in call.inputs[:2])
+    difference = combined(call, first, second, sign, -sign)
     return call.emit(Heaviside(_AT_EQUAL[name]), difference)
 
 
