@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -78,8 +78,10 @@ class Walk:
         reader = self.table.get(key)
         if reader is None:
             return (self.missing(key, call.node),)
-        if key not in MASKS and any(isinstance(v, Masked) for v in _values(call)):
-            return (self.missing(key, call.node, "minus infinity as an input; a mask is known only right before a softmax"),)
+        if key not in MASKS:
+            call = replace(call, inputs=_plain(call.inputs), attributes={k: _plain(v) for k, v in call.attributes.items()})
+            if _masked((*call.inputs, *call.attributes.values())):
+                return (self.missing(key, call.node, "minus infinity as an input; a mask is known only right before a softmax"),)
         start = len(self.builder.nodes)
         self.builder.scope = call.node
         what = f"{self.file}: node {call.node!r} ({key})"
@@ -109,6 +111,7 @@ class Walk:
                 f"{self.file} uses operators that are not supported: {'; '.join(listed)}. Replace them in the model.",
                 tuple((operator, node) for operator, node, _ in self.unsupported),
             )
+        output = _plain(output)
         if isinstance(output, Masked):
             raise ModelError(f"{self.file}: the output {name!r} is minus infinity at some entries; choose a finite one.")
         if not isinstance(output, Ref):
@@ -116,10 +119,15 @@ class Walk:
         return output
 
 
-def _values(call: Call) -> Iterator[Any]:
-    """Inputs of a call, those in lists too."""
-    for value in (*call.inputs, *call.attributes.values()):
-        yield from value if isinstance(value, (list, tuple)) else (value,)
+def _plain(value: Any) -> Any:
+    """A value, or a list of them, without masks that need not be known."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(v) for v in value)
+    return Ref(value.index, value.shape) if isinstance(value, Masked) and value.finite else value
+
+
+def _masked(value: Any) -> bool:
+    return any(map(_masked, value)) if isinstance(value, (list, tuple)) else isinstance(value, Masked)
 
 
 def _names(nodes: list[str]) -> str:

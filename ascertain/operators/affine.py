@@ -262,12 +262,17 @@ def combined(call: Call, first: object, second: object, a: float = 1.0, b: float
     raise unsupported(call, "constants only", "Replace it by its value in the model.")
 
 
+_LEAST = float(np.finfo(np.float32).min)
+"""What exporters write for minus infinity."""
+
+
 def _offset(emit: Emit, x: Ref, offset: np.ndarray) -> Ref:
-    hidden = np.isneginf(offset)
+    hidden = offset <= _LEAST
     if not hidden.any():
         return shifted(emit, x, offset)
-    y = shifted(emit, x, np.where(hidden, 0, offset))
-    return Masked(y.index, y.shape, hidden)
+    finite = bool(np.isfinite(offset).all())
+    y = shifted(emit, x, offset if finite else np.where(hidden, 0, offset))
+    return Masked(y.index, y.shape, hidden, finite)
 
 
 def times(value: object, factor: float) -> np.ndarray:

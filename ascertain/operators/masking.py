@@ -15,9 +15,9 @@ __all__ = ["masked", "over_shown"]
 
 def masked(x: Ref, hidden: np.ndarray) -> Ref:
     """x with minus infinity where ``hidden``, which broadcasts to its shape."""
-    if isinstance(x, Masked):
-        hidden = hidden | x.hidden
-    return Masked(x.index, x.shape, hidden) if hidden.any() else x
+    if not hidden.any():
+        return x
+    return Masked(x.index, x.shape, hidden | x.hidden if isinstance(x, Masked) else hidden)
 
 
 def over_shown(call: Call, x: Masked, axis: int, operator: Operator) -> Ref:
@@ -28,6 +28,8 @@ def over_shown(call: Call, x: Masked, axis: int, operator: Operator) -> Ref:
     emit = call.emit
     rank, size = len(x.shape), x.shape[axis]
     hidden = np.moveaxis(np.broadcast_to(x.hidden, x.shape), axis, -1).reshape(-1, size)
+    if x.finite:  # where all entries are low, they are what counts
+        hidden = hidden & ~hidden.all(-1, keepdims=True)
     if hidden.all(-1).any():
         raise unsupported(call, "a row in which everything is hidden", "Let the mask show at least one entry of each row.")
     order = (*(i for i in range(rank) if i != axis), axis)

@@ -21,10 +21,12 @@ class NotSupported(Exception):
 class Masked(Ref):
     """A value that is minus infinity where ``hidden``, which broadcasts to its shape; the node it names holds finite numbers.
 
-    The importers give it to readers of `MASKS` only.
+    The importers give it to readers of `MASKS` only; others get the node's value where that is right too.
     """
 
     hidden: np.ndarray = field(compare=False)
+    finite: bool = False
+    """Whether the node's value is the right one: what is hidden is so low there that exp of it is 0."""
 
 
 @dataclass(frozen=True)

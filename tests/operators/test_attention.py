@@ -108,6 +108,22 @@ def test_only_softmax_takes_masks() -> None:
     assert isinstance(shift, Shift) and shift.offset.tolist() == [0, 0, 1]
 
 
+def loaded(function: Any) -> ascertain.Graph:
+    return ascertain.load(Function(function), input_shape=(1, 5, 5))
+
+
+def test_the_least_float_hides_only_before_a_softmax() -> None:
+    low = torch.where(CAUSAL, torch.finfo(torch.float32).min, 0.0)
+    x = R.normal(size=(2, 1, 5, 5))
+    hidden, infinite = (loaded(lambda x, m=m: torch.softmax(x + m, -1)) for m in (low, torch.where(CAUSAL, -torch.inf, 0.0)))
+    np.testing.assert_array_equal(hidden(x), infinite(x))
+    assert len(hidden.nodes) > len(loaded(lambda x: torch.softmax(x + 1, -1)).nodes)
+    np.testing.assert_array_equal(loaded(lambda x: torch.amax(x + low, -1))(x), (x + low.numpy()).max(-1))
+    assert loaded(lambda x: x + low)(x).min() < -1e38
+    everywhere = loaded(lambda x: torch.softmax(x + torch.full((5,), torch.finfo(torch.float32).min), -1))
+    np.testing.assert_allclose(everywhere(x), 0.2, rtol=1e-12)
+
+
 REFUSED = {
     "right before a softmax": lambda x: (x + ADDED).sum(-1),
     "before log-softmax": lambda x: torch.log_softmax(x + ADDED, -1),
