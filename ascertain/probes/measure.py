@@ -90,17 +90,20 @@ def checked(rows: Any, what: str = "the rows") -> np.ndarray:
         x = x.astype(np.float64)
     if not np.isfinite(x).all():
         raise DataError(f"{what} hold NaN or infinite numbers; look for the first layer that answers them.")
-    if x.shape[1] == 0 or (x == x[0]).all():
+    if x.shape[1] == 0 or ((x[1] == x[0]).all() and (x == x[0]).all()):
         raise DataError(f"{what} are constant over all {len(x)} samples, so nothing can be compared; choose another layer or data.")
     return x
 
 
 def centred(rows: np.ndarray) -> np.ndarray:
     """Rows in float64, less their mean, in units of their largest entry so that no square over- or underflows."""
-    x = rows.astype(np.float64)
-    x /= np.abs(x).max()
-    x -= x.mean(0)
-    x /= np.abs(x).max()
+    low, high = rows.min(0).astype(np.float64), rows.max(0).astype(np.float64)
+    size = max(np.abs(low).max(), np.abs(high).max())
+    if not 1e-100 < size < 1e100:
+        return centred(rows / size)
+    mean = rows.mean(0, dtype=np.float64)
+    x = np.subtract(rows, mean, dtype=np.float64)
+    x /= max((high - mean).max(), (mean - low).max())
     return x
 
 
