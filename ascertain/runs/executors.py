@@ -19,6 +19,8 @@ from ascertain.runs.items import Item, run_item
 __all__ = ["Workers", "dask_workers", "local_workers"]
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+_PATIENCE = 10.0
+"""Seconds to wait for the scheduler of a cluster."""
 _GLANCE = 0.2
 """Seconds between looks at whether the parent is alive."""
 
@@ -33,7 +35,7 @@ class Workers:
     close: Callable[[bool], None]
     """Ends the processes; at once, with what they do, if the argument is true."""
     renew: Callable[[], Workers] | None = None
-    """New ones, after a process died and took the others with it; None where the executor replaces dead processes itself."""
+    """What takes their place after a process died; None where no process can die."""
     broken: tuple[type[BaseException], ...] = (BrokenExecutor,)
     """Raised by a future when a process died."""
 
@@ -52,7 +54,11 @@ def local_workers(count: int | None = None) -> Workers:
     def close(kill: bool) -> None:
         executor.shutdown(wait=True, kill_workers=kill)
 
-    return Workers(lambda item: executor.submit(run_item, item), slots, close, lambda: local_workers(count))
+    def renew() -> Workers:
+        close(True)
+        return local_workers(count)
+
+    return Workers(lambda item: executor.submit(run_item, item), slots, close, renew)
 
 
 def _settle(parent: int) -> None:
@@ -85,7 +91,7 @@ def dask_workers(address: str, count: int | None = None) -> Workers:
             n_workers=slots, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, env=_ONE_THREAD
         )
     try:
-        client = Client(cluster if cluster is not None else address, timeout=10, set_as_default=False)
+        client = Client(cluster if cluster is not None else address, timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(f"no Dask scheduler answers at {address} ({error}); start one, or say local.") from None
     executor: Executor = client.get_executor(pure=False)
@@ -97,4 +103,6 @@ def dask_workers(address: str, count: int | None = None) -> Workers:
             cluster.close()
 
     slots = max(1, sum(client.nthreads().values()))
-    return Workers(lambda item: executor.submit(run_item, item), slots, close, broken=(KilledWorker,))
+    # Dask starts dead processes anew, and gives an item up after it saw several die.
+    workers = Workers(lambda item: executor.submit(run_item, item), slots, close, lambda: workers, (KilledWorker,))
+    return workers

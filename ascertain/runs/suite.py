@@ -97,22 +97,21 @@ class _Run:
             except self.workers.broken:
                 # A process died meanwhile: what is in flight will say so; with nothing in flight nobody will.
                 source.appendleft(item)
-                if self.running or self.workers.renew is None:
+                if self.running:
                     return
-                self.workers.close(True)
-                self.workers = self.workers.renew()
+                if self.workers.renew is None:
+                    raise
+                self._renew()
 
     def _take(self, future: Future[Result | Failure], item: Item) -> bool:
         """Stores the answer; False when the process died."""
         error = future.exception()
         if error is None:
             self._keep(item, future.result())
-        elif not isinstance(error, self.workers.broken):
-            self._keep(item, item.failure(type(error).__name__, str(error)))
-        elif self.workers.renew is None:
-            self._keep(item, item.failure("WorkerDied", f"every process that worked on it died: {error}"))
-        else:
+        elif self.workers.renew is not None and isinstance(error, self.workers.broken):
             return False
+        else:
+            self._keep(item, item.failure(type(error).__name__, str(error)))
         return True
 
     def _keep(self, item: Item, record: Result | Failure) -> None:
@@ -125,13 +124,15 @@ class _Run:
         self.notice(item, record)
 
     def _mourn(self, dead: list[Item]) -> None:
-        """A process died: everything in flight is lost with it, and one of these items is to blame."""
+        """A process died: what was in flight is lost with it, and one of these items is to blame."""
         while self.running:
             dead += self._collect()
         if len(dead) == 1:
             self._keep(dead[0], dead[0].failure("WorkerDied", "the process that worked on it died: was there too little memory?"))
         else:
             self.suspects.extend(dead)
-        self.workers.close(True)
+        self._renew()
+
+    def _renew(self) -> None:
         if self.workers.renew is not None:
             self.workers = self.workers.renew()
