@@ -123,6 +123,6 @@ def _local(x: np.ndarray, method: Method, k: int) -> float:
     kept = int(len(ratio) * 0.9)
     height = -np.log1p(-np.arange(1, kept + 1) / len(ratio))
     spread = float(ratio[:kept] @ ratio[:kept])
-    if spread == 0.0:
+    if spread <= 1e-18 * kept:
         raise DataError("each sample's two nearest neighbours are equally far, so TwoNN is not defined; use method='mle'.")
     return float(ratio[:kept] @ height) / spread

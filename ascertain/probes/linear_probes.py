@@ -52,7 +52,7 @@ def wilson(rate: float, count: int) -> tuple[float, float]:
     z = float(norm.ppf(0.975))
     middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * float(np.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(rate, middle - half)), min(1.0, max(rate, middle + half))
 
 
 def linear_probe(

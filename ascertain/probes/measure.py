@@ -102,7 +102,7 @@ def centred(rows: np.ndarray) -> np.ndarray:
     if not 1e-100 < size < 1e100:
         return centred(rows / size)
     mean = rows.mean(0, dtype=np.float64)
-    x = np.subtract(rows, mean, dtype=np.float64)
+    x: np.ndarray = np.subtract(rows, mean, dtype=np.float64)
     x /= max((high - mean).max(), (mean - low).max())
     return x
 
