@@ -69,8 +69,9 @@ class Robustness(Analyzer):
         lower, upper = np.array([f.lower for f in found]), np.array([f.upper for f in found])
         wide = (lower < self.limit) & (upper - lower > 2 * self.tolerance * self.limit)
         radii = np.linspace(0, self.limit, _STEPS)
-        proved = (lower[None] >= radii[:, None]).mean(1)
-        attacked = (upper[None] > radii[:, None]).mean(1)
+        # No proof at all is none at radius 0 either.
+        proved = ((lower >= radii[:, None]) & (lower > 0)).mean(1)
+        attacked = (upper > radii[:, None]).mean(1)
         values = {
             "label": (labels, Evidence.EXACT, "label"),
             "answer": (np.array([f.answer for f in found]), Evidence.EXACT, "output that the counterexample is taken for, or -1"),

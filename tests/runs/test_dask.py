@@ -51,7 +51,7 @@ def test_an_item_that_kills_every_worker_is_reported(tmp_path, monkeypatch):
 
 def test_nobody_answers(monkeypatch):
     monkeypatch.setattr("ascertain.runs.executors._PATIENCE", 0.5)
-    with pytest.raises(InputError, match="127.0.0.1:9"):
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:9"):
         dask_workers("tcp://127.0.0.1:9")
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(InputError, match="pip install distributed"):

@@ -81,7 +81,7 @@ def test_a_newer_store_is_refused(tmp_path):
     raw = sqlite3.connect(tmp_path / "s")
     raw.execute("PRAGMA user_version = 99")
     raw.close()
-    with pytest.raises(InputError, match="format 99.*newer ascertain"):
+    with pytest.raises(InputError, match=r"format 99.*newer ascertain"):
         Store(tmp_path / "s")
 
 
@@ -130,7 +130,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
         store.put(result())
         (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
         store._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
-        with pytest.raises(ResourceError, match="disk is full.*make room"):
+        with pytest.raises(ResourceError, match=r"disk is full.*make room"):
             store.put(result(1, size=10_000))
         assert len(store) == 1 and store.get(result().key).content == result().content
         store.check()

@@ -154,9 +154,7 @@ def test_data_that_do_not_fit_are_named(tmp_path, files):
     import numpy as np
 
     np.savez(tmp_path / "d.npz", x=np.zeros((3, 5)), y=np.zeros(3, int))
-    with pytest.raises(
-        InputError, match=r"suite\.toml: overview of mlp, few.*d\.npz has inputs of 5 numbers, the network takes 64"
-    ):
+    with pytest.raises(InputError, match=r"suite\.toml: overview of mlp, few.*d\.npz has inputs of 5 numbers, .* 64"):
         read_suite(write(tmp_path, SUITE.format(model=files["model"], data="d.npz")))
     with pytest.raises(InputError, match="absent"):
         read_suite(write(tmp_path, SUITE.format(model=files["model"], data="absent.npz")))
@@ -200,7 +198,7 @@ def test_ctrl_c_is_clean_and_the_next_run_goes_on(tmp_path):
     process.stdout.readline()
     # Ctrl-C reaches the whole group.
     os.killpg(process.pid, signal.SIGINT)
-    said, talk = process.communicate(timeout=60)
+    _, talk = process.communicate(timeout=60)
     assert process.returncode == 130 and talk.startswith("interrupted; ") and "Traceback" not in talk, talk
     with Store(tmp_path / "s", read_only=True) as store:
         assert len(store) >= 1 and not store.failures()
