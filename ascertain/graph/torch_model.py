@@ -188,7 +188,7 @@ class _Reader:
         args, kwargs = self.given(node.args), self.given(node.kwargs)
         leaves = pytree.tree_leaves((args, kwargs))
         if target is operator.getitem:
-            return args[0] if isinstance(args[0], Unknown) else args[0][args[1]]
+            return self.part(node, *args)
         name = str(target)
         key = _key(target)
         plain = isinstance(target, torch._ops.OpOverload) and name.startswith("aten.")
@@ -205,6 +205,15 @@ class _Reader:
         args, kwargs = pytree.tree_map_only(Ref, lambda r: torch.zeros(()).expand(r.shape), (args, kwargs))
         with torch.no_grad():
             return guarded(partial(target, *args, **kwargs), f"{self.walk.file}: node {node.name!r} ({name})")
+
+    def part(self, node: torch.fx.Node, values: Any, place: int) -> Any:
+        """One of the values of a call; readers give no indices and other outputs that have no bounds."""
+        if isinstance(values, Unknown):
+            return values
+        if place >= len(values):
+            key = _key(getattr(node.args[0], "target", ""))
+            return self.walk.missing(key, node.name, f"its output {place} is not known as a function of real numbers")
+        return values[place]
 
     def read(self, node: torch.fx.Node, key: str, args: Any, kwargs: Any) -> Any:
         """The value of a call on a variable, by its reader."""

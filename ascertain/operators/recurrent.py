@@ -189,9 +189,7 @@ def _recurrent_onnx(call: Call) -> tuple[Ref, ...]:
     bias = np.zeros((len(backward), 2 * rows)) if bias is None else bias
     names = _activation_names(call, len(backward))
     after = bool(get("linear_before_reset", 0))
-    cells = [
-        _Cell(kind, weight[i], recurrence[i], bias[i, :rows], bias[i, rows:], names[i], after) for i in range(len(backward))
-    ]
+    cells = [_Cell(kind, weight[i], recurrence[i], bias[i, :rows], bias[i, rows:], names[i], after) for i in range(len(backward))]
     given = (argument(call, 5, "initial_h"), argument(call, 6, "initial_c"))
     found = _layer(call, x, cells, backward, given)
     length, batch = x.shape[:2]

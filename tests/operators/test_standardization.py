@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch.nn.functional as functional
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ascertain.errors import ShapeError
+import ascertain
+from ascertain.errors import ShapeError, UnsupportedError
 from ascertain.graph.graph import Builder
 from ascertain.graph.passes import lower
 from ascertain.operators import Product, Standardize
@@ -64,6 +66,12 @@ def test_range_holds_and_is_reached(count: int, centred: bool, power: float, see
     assert (abs(operator.forward(values)) <= high * (1 + 1e-9)).all()
     # one entry away from all others reaches it
     assert operator.forward(np.eye(count)[:1] * 10**power)[0, 0] == pytest.approx(high, rel=1e-9)
+
+
+@pytest.mark.parametrize("function", [lambda x: x.topk(2)[1] * 1.0, lambda x: torch.native_layer_norm(x, [5], None, None, 0.1)[2]])
+def test_outputs_that_no_reader_gives_are_named(function: Any) -> None:
+    with pytest.raises(UnsupportedError, match=r"(topk|native_layer_norm)\.default at .*its output [12] is not known"):
+        ascertain.load(Function(function), input_shape=(1, 5))
 
 
 def test_refuses() -> None:
