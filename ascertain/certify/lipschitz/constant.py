@@ -88,12 +88,12 @@ def lipschitz(
         return _product(product, norms, started)
     try:
         form = plant(graph)
+        form = form if chosen is None else form.toward(chosen)
+        found = plant_constant(form, norms, method=method, tolerance=tolerance, timeout=timeout, hash=graph.hash)
     except UnsupportedError:
         if not np.isfinite(product):
             raise
         return _product(product, norms, started)
-    form = form if chosen is None else form.toward(chosen)
-    found = plant_constant(form, norms, method=method, tolerance=tolerance, timeout=timeout, hash=graph.hash)
     found = replace(found, product=product, seconds=time.monotonic() - started)
     return found if found.value <= product else replace(_product(product, norms, started), neurons=found.neurons)
 

@@ -102,7 +102,7 @@ def positive_definite(matrix: Enclosure) -> bool:
     doubt = 4 * DOUBLE.unit * (abs(middle) @ np.ones(n)) + DOUBLE.tiny
     if matrix.radius is not None:
         doubt += scale * ((matrix.radius + matrix.radius.T) @ scale) / 2 * ROOM
-    shift = 2 * float(doubt.max()) + 4e-16 * n
+    shift = float(doubt.max()) * 1.001 + 4e-16 * n
     for _ in range(4):
         error = _residual(middle, shift, doubt)
         if error < shift:

@@ -29,8 +29,12 @@ _MEMORY = 20
 def first_order(
     plant: Plant, *, tolerance: float = 1e-7, steps: int = 300, device: str = "cpu", check: Callable[[], bool] = lambda: True
 ) -> Multipliers | None:
-    """Multipliers for l2 to l2; None where no start was found or a stage has a loop."""
-    if any(s.loop is not None for s in plant.stages):
+    """Multipliers for l2 to l2; None where no start was found, or for stages that it cannot treat.
+
+    Those are stages with a loop, and states of responses alone with slopes in [-a, a]: a storage matrix before them does not depend
+    on the one after, and the optimum is on the boundary of the feasible set.
+    """
+    if any(s.loop is not None or (s.keep is None and not (s.low + s.high).any()) for s in plant.stages):
         return None
     turned = plant.output.shape[0] < plant.inputs
     work = _transposed(plant) if turned else plant

@@ -41,8 +41,8 @@ class Stage:
     high: np.ndarray
     loop: Enclosure | None = None
     """(m, m): their inputs from their own outputs, in equilibrium models."""
-    node: int = -1
-    """The node of the lowered graph."""
+    nodes: tuple[int, ...] = ()
+    """The nodes of the lowered graph, in order."""
 
     @property
     def size(self) -> int:
@@ -115,15 +115,16 @@ def assemble(graph: Graph, ranges: Mapping[int, Slopes], limit: int = 100_000_00
     """
     bent = {i: node for i, node in enumerate(graph.nodes) if isinstance(node.operator, Univariate)}
     found = {i: ranges[i] if i in ranges else slopes(node) for i, node in bent.items()}
-    bends = _bends(graph, found)
+    bends = _groups(graph, _bends(graph, found))
     cuts = _cuts(graph, bends)
     stages: list[Stage] = []
     state: tuple[int, ...] = (graph.input,)
     start = graph.input
-    for node, cut in zip(bends, cuts, strict=True):
-        stages.append(_stage(graph, state, node, cut, start, limit, found[node]))
+    for nodes, cut in zip(bends, cuts, strict=True):
+        low, high = (np.concatenate([found[i][k] for i in nodes]) for k in (0, 1))
+        stages.append(_stage(graph, state, nodes, cut, start, limit, (low, high)))
         state, start = cut[1], cut[0]
-    walk = _Walk(graph, state, None, limit)
+    walk = _Walk(graph, state, (), limit)
     walk.run(start + 1, graph.output)
     return Plant(graph.input_size, tuple(stages), walk.rows((graph.output,), 0, walk.total))
 
@@ -172,15 +173,30 @@ def _outward(x: np.ndarray, way: float) -> np.ndarray:
     return np.where(x * 64 == np.round(x * 64), x, x + way * 1e-12 * (1 + abs(x)))
 
 
-def _cuts(graph: Graph, bends: list[int]) -> list[tuple[int, tuple[int, ...]]]:
-    """For each nonlinear node the place after it (before the next) where the least is live, and the nodes that are."""
+def _groups(graph: Graph, bends: list[int]) -> list[tuple[int, ...]]:
+    """Nonlinear nodes one after the other of which none depends on another: the comparators of one round, say."""
+    behind: list[frozenset[int]] = []
+    for i, node in enumerate(graph.nodes):
+        own: frozenset[int] = frozenset((i,) if i in bends else ())
+        behind.append(own.union(*(behind[j] for j in node.inputs)))
+    groups: list[tuple[int, ...]] = []
+    for i in bends:
+        if groups and not behind[i] & set(groups[-1]):
+            groups[-1] = (*groups[-1], i)
+        else:
+            groups.append((i,))
+    return groups
+
+
+def _cuts(graph: Graph, bends: list[tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:
+    """For each group of nonlinear nodes the place after it (before the next) where the least is live, and the nodes that are."""
     moving = _moving(graph)
     last = {j: i for i, node in enumerate(graph.nodes) for j in node.inputs}
     last[graph.output] = len(graph.nodes)
     cuts = []
-    for k, node in enumerate(bends):
+    for k, nodes in enumerate(bends):
         best: tuple[int, int, tuple[int, ...]] | None = None
-        for place in range(node, bends[k + 1] if k + 1 < len(bends) else max(node, graph.output) + 1):
+        for place in range(nodes[-1], bends[k + 1][0] if k + 1 < len(bends) else max(nodes[-1], graph.output) + 1):
             live = tuple(i for i in range(place + 1) if i in moving and last.get(i, -1) > place)
             size = sum(int(np.prod(graph.nodes[i].shape, dtype=np.int64)) for i in live)
             if best is None or size < best[0]:
@@ -191,26 +207,32 @@ def _cuts(graph: Graph, bends: list[int]) -> list[tuple[int, tuple[int, ...]]]:
 
 
 def _stage(
-    graph: Graph, state: tuple[int, ...], node: int, cut: tuple[int, tuple[int, ...]], start: int, limit: int, slopes: Slopes
+    graph: Graph,
+    state: tuple[int, ...],
+    nodes: tuple[int, ...],
+    cut: tuple[int, tuple[int, ...]],
+    start: int,
+    limit: int,
+    slopes: Slopes,
 ) -> Stage:
     place, live = cut
-    walk = _Walk(graph, state, node, limit)
+    walk = _Walk(graph, state, nodes, limit)
     walk.run(start + 1, place)
-    split = walk.total - walk.size(node)
+    split = walk.total - sum(walk.size(i) for i in nodes)
     keep, feed = walk.rows(live, 0, split), walk.rows(live, split, walk.total)
     low, high = slopes
     identity = feed.radius is None and feed.middle.shape == (len(low),) * 2 and np.array_equal(feed.middle, np.eye(len(low)))
     still = not keep.middle.any() and (keep.radius is None or not keep.radius.any())
-    gate = walk.rows(graph.nodes[node].inputs, 0, split)
-    return Stage(gate, None if still else keep, None if identity else feed, low, high, node=node)
+    gate = walk.rows(tuple(graph.nodes[i].inputs[0] for i in nodes), 0, split)
+    return Stage(gate, None if still else keep, None if identity else feed, low, high, nodes=nodes)
 
 
 class _Walk:
-    """Images of the unit vectors of a state, and of one nonlinear node's outputs, under the affine nodes that follow."""
+    """Images of the unit vectors of a state, and of the outputs of nonlinear nodes, under the affine nodes that follow."""
 
-    def __init__(self, graph: Graph, state: tuple[int, ...], bend: int | None, limit: int) -> None:
-        self.graph, self.bend, self.limit = graph, bend, limit
-        sources = [*state, *([] if bend is None else [bend])]
+    def __init__(self, graph: Graph, state: tuple[int, ...], bends: tuple[int, ...], limit: int) -> None:
+        self.graph, self.bends, self.limit = graph, bends, limit
+        sources = [*state, *bends]
         self.total = sum(self.size(i) for i in sources)
         self.columns: dict[int, np.ndarray] = {}
         self.errors: dict[int, np.ndarray | None] = {}
@@ -245,7 +267,7 @@ class _Walk:
         """Goes through the affine nodes first..final."""
         for i in range(first, final + 1):
             node = self.graph.nodes[i]
-            if i == self.bend or isinstance(node.operator, Constant) or not any(j in self.columns for j in node.inputs):
+            if i in self.bends or isinstance(node.operator, Constant) or not any(j in self.columns for j in node.inputs):
                 continue
             if isinstance(node.operator, Affine):
                 self._apply(i, node)

@@ -108,13 +108,13 @@ def _before(stage: Stage, factors: np.ndarray, after: np.ndarray) -> np.ndarray:
     """The storage matrix before a stage: the Schur complement in floats, plus as little as passes the test."""
     corner, off, last = quadratic(stage, factors, after)
     guess = _schur(corner.middle, off.middle, last.middle)
-    size = float(abs(guess).sum(1).max())
-    if not np.isfinite(size):
+    size = abs(guess.diagonal())
+    if not np.isfinite(guess).all():
         raise NotVerified
-    unit = np.eye(len(guess))
+    room = np.diag(size + 1e-6 * size.max(initial=0.0) + 1e-150)
 
     def attempt(exponent: float) -> np.ndarray | None:
-        before = guess + (size * 10.0**exponent + 1e-150) * unit
+        before = guess + 10.0**exponent * room
         return before if positive_definite(block(Enclosure(before) + corner, off, last)) else None
 
     return _least(attempt, -14, 0)

@@ -18,13 +18,13 @@ def section(graph: Graph, start: str | int, stop: str | int) -> Graph:
     nodes = list(graph.nodes)
     nodes[first] = replace(node, operator=Input(), inputs=())
     cut = replace(graph, nodes=tuple(nodes), input=first, output=last)
+    if first == last or first not in reached(replace(graph, output=last)):
+        raise ModelError(f"node {graph.nodes[last].name!r} does not come after node {node.name!r}; give the earlier node first.")
     if first != graph.input and graph.input in reached(cut):
         raise ModelError(
             f"node {nodes[last].name!r} depends on the input also around node {node.name!r}; "
             "choose a first node that every path passes, such as the sum before a residual block."
         )
-    if first not in reached(cut) or first == last:
-        raise ModelError(f"node {nodes[last].name!r} does not come after node {node.name!r}; give the earlier node first.")
     return check(_trimmed(cut))
 
 

@@ -64,7 +64,9 @@ def multipliers(
     if method == "first-order":
         from ascertain.certify.lipschitz.first_order import first_order
 
-        return first_order(plant, tolerance=tolerance, check=check)
+        found = first_order(plant, tolerance=tolerance, check=check)
+        if found is not None:
+            return found
     return _interior(plant, norms, first, layers, tolerance, check)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ascertain.certify.lipschitz.plant import Plant, Stage
+from ascertain.errors import DataError
 
 __all__ = ["float_storage", "start", "step_back"]
 
@@ -53,16 +54,20 @@ def start(plant: Plant) -> tuple[list[np.ndarray], np.ndarray] | None:
     storage = plant.output.middle.T @ plant.output.middle
     storage = storage + 1e-6 * max(float(np.trace(storage)) / max(len(storage), 1), 1e-200) * np.eye(len(storage))
     found: list[np.ndarray] = []
+    if not np.isfinite(storage).all():
+        raise DataError("products of the network's weights overflow; scale the weights down.")
     for stage in reversed(plant.stages):
         feed = None if stage.feed is None else stage.feed.middle
         fed = storage if feed is None else feed.T @ storage @ feed
+        if not np.isfinite(fed).all():
+            raise DataError("products of the network's weights overflow; scale the weights down.")
         least = float(np.linalg.eigvalsh((fed + fed.T) / 2)[-1]) / 2 if stage.size else 0.0
         best: tuple[float, np.ndarray, np.ndarray] | None = None
         factors = _FACTORS if stage.loop is None else (*_FACTORS, *(4.0 * 2.0**k for k in range(40)))
         for factor in factors:
             lam = np.full(stage.size, max(factor * least, 1e-200))
             before = step_back(stage, lam, storage)
-            if before is None:
+            if before is None or not np.isfinite(before).all():
                 continue
             size = float(np.linalg.eigvalsh(before)[-1])
             if best is None or size < best[0]:
