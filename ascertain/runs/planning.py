@@ -121,7 +121,12 @@ class _Plan:
 
     def _locate(self, kind: str, name: str) -> Path:
         beside = self.file.absolute().parent / name
-        return beside if beside.exists() or kind not in self.shipped else self.shipped[kind](name).absolute()
+        if beside.exists() or kind not in self.shipped:
+            return beside
+        try:
+            return self.shipped[kind](name).absolute()
+        except InputError as error:
+            raise self._fail(str(error)) from None
 
     def _seeds(self, where: str, run: Mapping[str, Any]) -> list[int]:
         seeds = run.get("seeds", [self.body.get("seed", 0)])
