@@ -17,24 +17,38 @@ __all__ = ["Explain", "List"]
 
 @dataclass(frozen=True, kw_only=True)
 class List(Command):
-    """List what there is to choose from: analyzers."""
+    """List what there is to choose from: analyzers or fixtures."""
 
-    what: Annotated[str, Argument(help="analyzers")] = "analyzers"
+    what: Annotated[str, Argument(help="analyzers or fixtures")] = "analyzers"
     json: Annotated[bool, Option("--json", help="JSON lines with the schemas of their options.")] = False
 
     def run(self) -> int:
         """Prints one line for each."""
+        lists = {"analyzers": self._analyzers, "fixtures": self._fixtures}
+        if self.what not in lists:
+            raise InputError(f"there is no list of {self.what!r}; say analyzers or fixtures.")
+        lists[self.what]()
+        return Exit.HOLDS
+
+    def _analyzers(self) -> None:
         from ascertain.analyze import analyzers
         from ascertain.analyze.registry import schema
 
-        if self.what != "analyzers":
-            raise InputError(f"there is no list of {self.what!r}; say analyzers.")
         for name, kind in analyzers().items():
             if self.json:
                 emit_json({"name": name, "title": kind.title, "needs": sorted(kind.needs), "options": schema(kind)})
             else:
                 print(f"{name:<16} {(kind.__doc__ or '').strip().splitlines()[0]}")
-        return Exit.HOLDS
+
+    def _fixtures(self) -> None:
+        from ascertain.fixtures import FIXTURES, NAMES
+
+        for name, fixture in FIXTURES.items():
+            if self.json:
+                emit_json({**vars(fixture), "options": dict(fixture.options), "ships": name in NAMES})
+            else:
+                ships = "ships trained" if name in NAMES else ""
+                print(f"{name:<26} {fixture.architecture:<12} {fixture.task:<16} {fixture.recipe.loss:<12} {ships}".rstrip())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,13 @@ from ascertain.cli.options import Command
 from ascertain.cli.results import Diff, Show
 from ascertain.cli.standard import Supports, Verify
 from ascertain.cli.suite import Run
+from ascertain.cli.train import Train
 from ascertain.errors import InputError, ResourceError
 
 __all__ = ["run"]
 
 NAME = "ascertain"
-COMMANDS: tuple[type[Command], ...] = (Certify, Verify, Supports, Bound, Lipschitz, Info, Run, Show, Diff, List, Explain)
+COMMANDS: tuple[type[Command], ...] = (Certify, Verify, Supports, Bound, Lipschitz, Info, Run, Show, Diff, List, Explain, Train)
 
 
 def run(arguments: Sequence[str]) -> int:
