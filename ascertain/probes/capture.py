@@ -103,7 +103,7 @@ def _one_device(net: nn.Module) -> None:
 def unknown(name: str, known: Sequence[str], what: str) -> ModelError:
     """The error for a layer that does not exist, with the nearest that do."""
     near = get_close_matches(name, known, 3, 0.5) or list(known)[:8]
-    return ModelError(f"{what} has no layer {name!r}; near to it are {', '.join(map(repr, near))}.")
+    return ModelError(f"{what} has no layer {name!r}; near to it are {', '.join(map(repr, near)) or 'none'}.")
 
 
 class _GraphTap:
@@ -147,6 +147,8 @@ class _ModuleTap:
         for part in dict.fromkeys(map(_part, chosen or ["output"])):
             if part not in self.parts:
                 raise unknown(part, tuple(self.parts), type(net).__name__)
+            if isinstance(self.parts[part], torch.jit.ScriptModule):
+                raise ModelError(f"layer {part!r} is compiled by torch.jit and cannot be read; give the module it was made from.")
             hooks.callback(self.parts[part].register_forward_hook(self._hook(part)).remove)
         self.axes: dict[str, int] = {}
         self.names = self._find(first)
@@ -170,6 +172,8 @@ class _ModuleTap:
         two, three = ({name: tuple(value.shape) for name, value in self._run(_copies(first, count)).items()} for count in (2, 3))
         names = tuple(n for n in two if ":" not in n) if self.layers is None else tuple(self.layers)
         for name in names:
+            if name not in two and name in self.parts:
+                raise ModelError(f"layer {name!r} is not called in a forward pass, or returns no tensor; choose another.")
             if name not in two:
                 raise unknown(name, tuple(two), f"a forward pass of {type(self.net).__name__}")
             pairs = list(zip(two[name], three[name], strict=True)) if len(two[name]) == len(three[name]) else []
@@ -192,9 +196,9 @@ class _ModuleTap:
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             if isinstance(error, (ModelError, DataError, ShapeError)):
                 raise
-            shape = tuple(getattr(batch, "shape", ()))
+            shape, kind = tuple(getattr(batch, "shape", ())), getattr(batch, "dtype", type(batch).__name__)
             raise ShapeError(
-                f"{type(self.net).__name__} does not accept a batch of shape {shape} ({str(error).splitlines()[0]}); "
+                f"{type(self.net).__name__} does not accept a batch of shape {shape}, {kind} ({str(error).splitlines()[0]}); "
                 "give data of shape (n, ...) as its forward pass takes them."
             ) from error
         return self.taken

@@ -10,7 +10,7 @@ import numpy as np
 
 from ascertain.errors import DataError, ShapeError
 from ascertain.evidence import Evidence
-from ascertain.probes.measure import checked
+from ascertain.probes.measure import checked, predicted
 
 __all__ = ["ReconstructionError", "reconstruction_error"]
 
@@ -67,9 +67,7 @@ def _held_out(x: np.ndarray, y: np.ndarray, part: np.ndarray, folds: int) -> tup
     errors, spreads = np.zeros(folds), np.zeros(folds)
     for fold in range(folds):
         train, test = part != fold, part == fold
-        mean, level = x[train].mean(0), y[train].mean(0)
-        gain, *_ = np.linalg.lstsq(x[train] - mean, y[train] - level, rcond=None)
-        errors[fold] = ((y[test] - level - (x[test] - mean) @ gain) ** 2).sum()
-        spreads[fold] = ((y[test] - level) ** 2).sum()
+        errors[fold] = ((y[test] - predicted(x[train], y[train], x[test])) ** 2).sum()
+        spreads[fold] = ((y[test] - y[train].mean(0)) ** 2).sum()
     floor = np.finfo(np.float64).tiny
     return float(1 - errors.sum() / max(spreads.sum(), floor)), 1 - errors / np.maximum(spreads, floor)

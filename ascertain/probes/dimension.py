@@ -29,7 +29,7 @@ class Dimension:
     sizes: np.ndarray
     """(k,) numbers of samples of the curve."""
     curve: np.ndarray
-    """(k,) mean over random subsets of that size."""
+    """(k,) mean over random subsets of that size; NaN where one of them has no dimension."""
     errors: np.ndarray
     """(k,) their standard deviation."""
     notes: tuple[str, ...] = ()
@@ -55,8 +55,8 @@ def dimension(
     x = checked(rows)
     if method not in ("participation ratio", "effective rank", "stable rank", "twonn", "mle"):
         raise DataError(f"method={method!r} is not known; see the documentation of dimension() for the five there are.")
-    if places < 1 or len(x) % places:
-        raise DataError(f"{len(x)} rows are no multiple of {places} places; give the places that the capture states.")
+    if places < 1 or len(x) % places or subsets < 2:
+        raise DataError(f"{len(x)} rows with {places} places and {subsets} subsets: places must divide the rows, subsets >= 2.")
     x, notes = centred(x), []
     local = method in ("twonn", "mle")
     if local and places == 1:
@@ -68,11 +68,18 @@ def dimension(
     if not local and len(x) <= x.shape[1]:
         notes.append(f"{len(x)} rows of {x.shape[1]} features: the value is at most {len(x) - 1} whatever the layer is")
     value = _dimension(x, method, k)
-    groups = min(10, count // 2)
-    found = np.array([_dimension(x[np.repeat(np.arange(count) % groups != g, places)], method, k) for g in range(groups)])
-    error = float(np.sqrt((groups - 1) / groups * ((found - found.mean()) ** 2).sum()) * student.ppf(0.975, groups - 1))
+    error = _error(x, method, k, count)
     sizes, curve, errors = _curve(x, method, k, places, subsets, seed)
     return Dimension(method, value, max(0.0, value - error), value + error, count, sizes, curve, errors, tuple(notes))
+
+
+def _error(x: np.ndarray, method: Method, k: int, count: int) -> float:
+    """Half the width of the 95 % interval by the delete-a-group jackknife; infinite where it needs every sample."""
+    groups, places = min(10, count), len(x) // count
+    found = np.array([_or_nan(x[np.repeat(np.arange(count) % groups != g, places)], method, k) for g in range(groups)])
+    if np.isnan(found).any():
+        return float("inf")
+    return float(np.sqrt((groups - 1) / groups * ((found - found.mean()) ** 2).sum()) * student.ppf(0.975, groups - 1))
 
 
 def _curve(
@@ -83,11 +90,18 @@ def _curve(
     sizes = [count // part for part in (8, 4, 2) if count // part * places >= least and count // part >= 4]
     blocks = x.reshape(count, places, -1)
     found = [
-        [_dimension(blocks[rng.choice(count, size, replace=False)].reshape(size * places, -1), method, k) for _ in range(subsets)]
+        [_or_nan(blocks[rng.choice(count, size, replace=False)].reshape(size * places, -1), method, k) for _ in range(subsets)]
         for size in sizes
     ]
     table = np.array(found, dtype=np.float64).reshape(len(sizes), subsets)
-    return np.array(sizes), table.mean(1), table.std(1, ddof=1) if subsets > 1 else np.full(len(sizes), np.nan)
+    return np.array(sizes), table.mean(1), table.std(1, ddof=1)
+
+
+def _or_nan(x: np.ndarray, method: Method, k: int) -> float:
+    try:
+        return _dimension(x, method, k)
+    except DataError:  # a part of the samples may coincide where all of them do not
+        return float("nan")
 
 
 def _dimension(x: np.ndarray, method: Method, k: int) -> float:
@@ -96,6 +110,8 @@ def _dimension(x: np.ndarray, method: Method, k: int) -> float:
     x = x - x.mean(0)
     gram = x @ x.T if x.shape[1] > x.shape[0] else x.T @ x
     total = float(np.trace(gram))
+    if total <= 1e-24 * len(x):
+        raise DataError("these samples are all equal, so they have no dimension; give samples that differ.")
     if method == "participation ratio":
         return total * total / float(np.vdot(gram, gram))
     values = np.maximum(np.linalg.eigvalsh(gram), 0.0)

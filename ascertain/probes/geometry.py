@@ -11,7 +11,7 @@ from scipy.spatial.distance import pdist
 from scipy.stats import rankdata
 
 from ascertain.errors import DataError
-from ascertain.probes.measure import Basis, Measure, basis, centred
+from ascertain.probes.measure import Basis, Measure, basis, centred, predicted
 
 __all__ = ["RSA", "LinearPredictivity", "MutualNeighbours", "Procrustes"]
 
@@ -176,17 +176,9 @@ class LinearPredictivity(Measure):
         error = spread = 0.0
         for test in np.array_split(np.arange(len(first)), self.folds):
             train = test if self.folds == 1 else np.setdiff1d(np.arange(len(first)), test, assume_unique=True)
-            error += float(((second[test] - self._predict(first[train], second[train], first[test])) ** 2).sum())
+            error += float(((second[test] - predicted(first[train], second[train], first[test], self.ridge)) ** 2).sum())
             spread += float(((second[test] - second[train].mean(0)) ** 2).sum())
         return 1.0 - error / spread
-
-    def _predict(self, x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
-        mean, level = x.mean(0), y.mean(0)
-        u, s, v = np.linalg.svd(x - mean, full_matrices=False)
-        floor = self.ridge * float(s @ s) / len(s)
-        gain = np.where(s > 1e-10 * s[0], s / (s * s + floor), 0.0)
-        out: np.ndarray = level + (((at - mean) @ v.T) * gain) @ (u.T @ (y - level))
-        return out
 
     def reorder(self, state: np.ndarray, order: np.ndarray) -> np.ndarray:
         return np.asarray(state[order])

@@ -11,7 +11,7 @@ import numpy as np
 
 from ascertain.errors import DataError, ShapeError
 
-__all__ = ["Basis", "Measure", "basis", "centred", "checked"]
+__all__ = ["Basis", "Measure", "basis", "centred", "checked", "predicted"]
 
 TOLERANCE = {2: 1e-3, 4: 1e-6, 8: 1e-10}
 """Singular values below this fraction of the largest are rounding of the network's own arithmetic, by bytes of a number."""
@@ -79,7 +79,9 @@ class Basis:
 
 def checked(rows: Any, what: str = "the rows") -> np.ndarray:
     """Rows as a float array (n, d), n >= 4, finite and not constant; DataError and ShapeError say what is wrong."""
-    x = np.asarray(rows)
+    x = np.asarray(rows.detach().cpu() if hasattr(rows, "detach") else rows)
+    if x.dtype.kind not in "fiub":
+        raise DataError(f"{what} hold {x.dtype} entries, not real numbers; give an array of floats (samples, features).")
     if x.ndim == 1:
         x = x[:, None]
     if x.ndim != 2:
@@ -138,3 +140,17 @@ def _from_gram(x: np.ndarray, share: float) -> Basis:
     if wide:
         return Basis(side, s, (side.T @ x) / s[:, None])
     return Basis(x @ (side / s), s, side.T)
+
+
+def predicted(x: np.ndarray, y: np.ndarray, at: np.ndarray, ridge: float = 0.0) -> np.ndarray:
+    """Affine least squares of y on x, at other rows; the least solution, with a ridge relative to the mean variance of a direction.
+
+    Directions in which x varies by no more than rounding, beside what it meets at the other rows, are left out.
+    """
+    mean, level = x.mean(0), y.mean(0)
+    u, s, v = np.linalg.svd(x - mean, full_matrices=False)
+    size = max(float(s[0]), float(np.linalg.norm(at - mean)))
+    kept = s > 1e-10 * size
+    gain = np.where(kept, s, 0.0) / np.where(kept, s * s + ridge * float(s @ s) / len(s), 1.0)
+    out: np.ndarray = level + (((at - mean) @ v.T) * gain) @ (u.T @ (y - level))
+    return out

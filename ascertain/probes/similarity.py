@@ -167,17 +167,33 @@ def time_map(
     groups: int = 10,
 ) -> SimilarityMap:
     """Every layer at every step of training beside the same layer of ``final``; a generator may capture the steps one by one."""
-    measure = measure or CKA()
-    ends = {name: measure.prepare(checked(final[name], f"layer {name!r}")) for name in final}
-    names, table = [], []
+    (table,) = _time_maps(steps, final, (measure or CKA(),), groups)
+    return table
+
+
+def _time_maps(
+    steps: Mapping[str, Activations] | Iterable[tuple[str, Activations]],
+    final: Activations,
+    measures: tuple[Measure, ...],
+    groups: int,
+) -> list[SimilarityMap]:
+    """One map for each measure; every step is looked at once and may then be forgotten."""
+    last = {name: checked(final[name], f"layer {name!r}") for name in final}
+    ends = [{name: measure.prepare(rows) for name, rows in last.items()} for measure in measures]
+    names: list[str] = []
+    tables: list[list[list[tuple[float, ...]]]] = [[] for _ in measures]
     for step, capture in steps.items() if isinstance(steps, Mapping) else steps:
         capture = capture.matching(final)
         names.append(str(step))
-        table.append([_beside(measure, capture, final, name, ends[name], groups) for name in final])
+        for measure, end, table in zip(measures, ends, tables, strict=True):
+            table.append([_beside(measure, capture, final, name, end[name], groups) for name in final])
     if not names:
         raise DataError("there are no steps of training; give at least one capture.")
-    values, low, high, null = np.moveaxis(np.array(table), -1, 0)
-    return SimilarityMap(measure.name, tuple(names), tuple(final), values, low, high, null, final.samples)
+    maps = []
+    for measure, table in zip(measures, tables, strict=True):
+        values, low, high, null = np.moveaxis(np.array(table), -1, 0)
+        maps.append(SimilarityMap(measure.name, tuple(names), tuple(final), values, low, high, null, final.samples))
+    return maps
 
 
 def _beside(measure: Measure, capture: Activations, final: Activations, name: str, end: Any, groups: int) -> tuple[float, ...]:
@@ -203,8 +219,7 @@ def convergence(
 
     A layer has converged at the first step from which its similarity to the final network never falls below the level again.
     """
-    taken = dict(steps)
-    maps = [time_map(taken, final, measure, groups=groups) for measure in (SVCCA(), CKA())]
+    maps = _time_maps(steps, final, (SVCCA(), CKA()), groups)
     found = [_first(table, level) for table, level in zip(maps, (svcca_level, cka_level), strict=True)]
     orders = [_order(at) for at in found]
     names = maps[0].rows
@@ -253,8 +268,11 @@ def _without(rows: list[np.ndarray], count: int, groups: int) -> Iterator[list[n
 
 
 def _jackknife(measure: Measure, value: float, rows: list[np.ndarray], count: int, groups: int) -> tuple[float, float]:
-    groups = min(groups, count // 2)
-    found = [measure.compare(*(measure.prepare(checked(x)) for x in pair)) for pair in _without(rows, count, groups)]
+    groups = min(groups, count)
+    try:
+        found = [measure.compare(*(measure.prepare(checked(x)) for x in pair)) for pair in _without(rows, count, groups)]
+    except DataError:  # it all hangs on a few samples: without them the measure is not defined
+        return measure.limits
     low, high = _interval(measure, np.array(value), np.array(found))
     return float(low), float(high)
 
@@ -269,13 +287,17 @@ def _interval(measure: Measure, values: np.ndarray, found: np.ndarray) -> tuple[
 def _spread(
     measure: Measure, values: np.ndarray, mine: list[np.ndarray], theirs: list[np.ndarray], count: int, groups: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    whole = np.full_like(values, measure.limits[0]), np.full_like(values, measure.limits[1])
     if groups < 2:
-        return np.full_like(values, measure.limits[0]), np.full_like(values, measure.limits[1])
-    both = mine if theirs is mine else [*mine, *theirs]
+        return whole
     found = []
-    for rows in _without([checked(x) for x in both], count, min(groups, count // 2)):
-        first = rows[: len(mine)]
-        found.append(_table(measure, first, first if theirs is mine else rows[len(mine) :])[1])
+    try:
+        for rows in _without(mine if theirs is mine else [*mine, *theirs], count, min(groups, count)):
+            first = [checked(x) for x in rows[: len(mine)]]
+            second = first if theirs is mine else [checked(x) for x in rows[len(mine) :]]
+            found.append(_table(measure, first, second)[1])
+    except DataError:  # as for a pair
+        return whole
     return _interval(measure, values, np.array(found))
 
 

@@ -292,6 +292,32 @@ def test_several_devices_and_merged_samples_are_refused():
         activations(Merged(), ["inner"], torch.randn(8, 4, 3))
 
 
+def test_layers_that_cannot_be_read_are_named():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = nn.Linear(3, 4), nn.Linear(3, 4)
+
+        def forward(self, x):
+            return {"answer": self.used(x), "more": [x, x + 1]}
+
+    net, x = Unused(), torch.randn(8, 3)
+    assert list(activations(net, None, x)) == ["used"]
+    np.testing.assert_array_equal(activations(net, ["output:more.1"], x)["output:more.1"], x + 1)
+    with pytest.raises(ModelError, match="'spare' is not called"):
+        activations(net, ["spare"], x)
+    with pytest.raises(ModelError, match="'used:1'"):
+        activations(net, ["used:1"], x)
+    with pytest.raises(ModelError, match=r"torch\.jit"):
+        activations(torch.jit.trace(nn.Linear(3, 4), x), None, x)
+
+
+def test_narrow_numbers_are_widened():
+    net, x = nn.Linear(3, 4), torch.randn(8, 3)
+    assert activations(net.to(torch.bfloat16), ["output"], x)["output"].dtype == np.float32
+    assert activations(net.double(), ["output"], x)["output"].dtype == np.float64
+
+
 def test_few_samples_are_warned_of():
     with pytest.warns(FewSamplesWarning, match="144 features"):
         activations(convolutional(), None, images(), maps="flattened")

@@ -81,6 +81,12 @@ def test_reference_values(shared):
         assert dimension(x, "mle").value == pytest.approx(wanted["mle"][0], rel=1e-6)
 
 
+def test_a_dimension_that_hangs_on_one_sample_has_no_upper_end():
+    rows = np.r_[np.ones((19, 3)), np.zeros((1, 3))]
+    found = dimension(rows)
+    assert found.value == pytest.approx(1.0) and (found.low, found.high) == (0.0, np.inf) and np.isnan(found.curve).any()
+
+
 def test_bad_input_is_named():
     x = gaussian(40, 3, 5)
     for rows, options, text in (
@@ -90,7 +96,8 @@ def test_bad_input_is_named():
         (x, {"method": "box"}, "not known"),
         (x, {"method": "mle", "k": 39}, "distinct samples"),
         (x, {"method": "mle", "k": 1}, "neighbours"),
-        (x, {"places": 7}, "multiple of 7"),
+        (x, {"places": 7}, "40 rows with 7 places"),
+        (x, {"subsets": 1}, "1 subsets"),
         (np.repeat(x[:2], 20, axis=0), {"method": "twonn"}, "distinct"),
         (np.arange(40.0)[:, None], {"method": "twonn"}, "equally far"),
     ):

@@ -354,12 +354,26 @@ def test_four_samples_are_the_fewest(measure):
         similarity(x[:3], y[:3], measure)
 
 
+def test_a_layer_that_answers_to_one_sample_has_no_interval():
+    """Without that sample a nearly dead layer is constant, which is no reason to refuse it."""
+    x, y = pair()
+    dead = np.where(np.arange(80)[:, None] == 3, 1.0, np.zeros((80, 2)))
+    for measure in (CCA(), SVCCA(), PWCCA(), CKA(debiased=False), Procrustes(), LinearPredictivity()):
+        found = similarity(dead, y, measure)
+        assert np.isfinite(found.value) and (found.low, found.high) == measure.limits
+        table = similarity_map(capture({"x": x, "dead": dead}), measure=measure)
+        assert np.isfinite(table.values).all() and (table.low <= table.values + 1e-12).all()
+
+
 def test_bad_rows_are_named():
     x, y = pair()
     with pytest.raises(DataError, match="second rows are constant"):
         similarity(x, np.ones((80, 3)))
     with pytest.raises(DataError, match="NaN"):
         similarity(np.where(x > 2, np.nan, x), y)
+    for rows in (x + 1j, np.array([["a"]] * 80)):
+        with pytest.raises(DataError, match="not real numbers"):
+            similarity(rows, y)
     with pytest.raises(ShapeError, match="80 and 70"):
         similarity(x, y[:70])
     with pytest.raises(ShapeError, match="multiple of 7"):
