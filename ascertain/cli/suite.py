@@ -38,7 +38,7 @@ class Run(Command):
 
     def run(self) -> int:
         """Runs what is missing; the exit code is 3 when something failed."""
-        from ascertain.runs import Store, dask_workers, local_workers, read_suite, run_suite
+        from ascertain.runs import Store, combine, dask_workers, local_workers, read_suite, run_suite
 
         items = read_suite(self.suite, {"models": _model_file, "data": data_file})
         with ExitStack() as stack:
@@ -60,6 +60,10 @@ class Run(Command):
                 table.say(f"interrupted; {len(store)} results are stored, run again to go on.")
                 return Exit.INTERRUPTED
             held = store.failures() & {item.key for item in items}
+            for item in items:
+                if item.halvings:
+                    whole = combine(item, store)
+                    table.say(f"{item}: {whole.status}, {whole.share:.1%} decided in {whole.parts} parts")
         print(
             f"{done.items} items: {done.stored - done.failed} measured, {done.skipped} stored before, {len(held)} failed; "
             f"{done.seconds:.1f} s, {self.store}",
@@ -128,6 +132,8 @@ class _Table:
         table = Table("analyzer", "", "measured", "stored before", "failed", "of")
         for name, total in sorted(self.total.items()):
             done, before, failed = self.done[name], self.before[name], self.failed[name]
+            # Parts of a divided property come on top of what the suite names.
+            total = max(total, done + before)
             bar = ProgressBar(total=total, completed=done + before, width=30)
             table.add_row(name, bar, str(done - failed), str(before), str(failed), str(total))
         return table

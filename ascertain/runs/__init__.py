@@ -1,5 +1,6 @@
 """Results that are never lost: one file to keep them, suites that resume, executors that share the work."""
 
+from ascertain.runs.division import Whole, combine
 from ascertain.runs.executors import Workers, dask_workers, local_workers
 from ascertain.runs.export import export
 from ascertain.runs.items import Item, run_item
@@ -11,7 +12,9 @@ __all__ = [
     "Item",
     "Store",
     "Summary",
+    "Whole",
     "Workers",
+    "combine",
     "dask_workers",
     "export",
     "local_workers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
@@ -19,7 +19,7 @@ from ascertain.analyze.registry import options_of
 from ascertain.analyze.result import Cost, Failure, Result, question_key
 from ascertain.errors import DataError, InputError
 from ascertain.graph import Graph, load
-from ascertain.properties import Property, read_property
+from ascertain.properties import Box, Property, read_property
 
 __all__ = ["DataSource", "Item", "ModelSource", "PropertySource", "run_item"]
 
@@ -59,9 +59,11 @@ class PropertySource:
 
     name: str
     file: Path
+    part: tuple[int, ...] = ()
+    """A part of it: the case, then for each halving of its box twice the coordinate, plus one for the upper half."""
 
     def read(self) -> Property:
-        """The property; files about several networks are refused."""
+        """The property, or its part; files about several networks are refused."""
         return _property(self)
 
 
@@ -83,7 +85,19 @@ def _property(source: PropertySource) -> Property:
     found = read_property(source.file)
     if len(found.networks) > 1:
         raise InputError(f"{source.file} is about {len(found.networks)} networks; a suite asks about one network at a time.")
-    return found
+    if not source.part:
+        return found
+    case = found.cases[source.part[0]]
+    for cut in source.part[1:]:
+        case = replace(case, set=_half(case.set.box(), *divmod(cut, 2)))
+    return Property((case,), found.name)
+
+
+def _half(box: Box, dim: int, upper: int) -> Box:
+    """One of the two halves of a box, which share the face between them."""
+    ends = [box.lower.copy(), box.upper.copy()]
+    ends[1 - upper][dim] = box.lower[dim] + (box.upper[dim] - box.lower[dim]) / 2
+    return Box(*ends)
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,8 @@ class Item:
     property: PropertySource | None = None
     seed: int = 0
     inputs: Mapping[str, str] = field(default_factory=dict, compare=False)
+    halvings: int = 0
+    """How often the box of a property may be halved where time runs out (`ascertain.runs.division`)."""
 
     @cached_property
     def key(self) -> str:
@@ -111,8 +127,12 @@ class Item:
             found["other"] = self.models[1].name
         elif len(self.models) > 1:
             found["trajectory"] = ", ".join(m.name for m in self.models)
-        given = {"data": self.data, "property": self.property}
-        return found | {role: source.name for role, source in given.items() if source is not None}
+        if self.data is not None:
+            found["data"] = self.data.name
+        if self.property is not None:
+            part = ".".join(map(str, self.property.part))
+            found["property"] = f"{self.property.name}{f' part {part}' if part else ''}"
+        return found
 
     def __str__(self) -> str:
         return f"{self.analyzer.called()} of {', '.join(self.names.values())}" + (f" (seed {self.seed})" if self.seed else "")

@@ -16,6 +16,10 @@
     models = ["small"]                                    # all, unless named; the same for data, properties
     seeds = [0, 1]
     [[run]]
+    analyzer = "verify"
+    options = { timeout = 30.0 }
+    halvings = 8                                          # where time runs out, the box is halved, up to so many times
+    [[run]]
     analyzer = "similarity"
     groups = [["small", "large"]]                         # for analyzers of pairs or trajectories
 """
@@ -43,7 +47,10 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "data": {"file": str, "count": int, "label": str, "divide": (int, float)},
     "properties": {"file": str},
 }
-_RUN = {"analyzer": str, "options": dict, "models": list, "groups": list, "data": list, "properties": list, "seeds": list}
+_RUN: dict[str, Any] = {
+    **{"analyzer": str, "options": dict, "models": list, "groups": list},
+    **{"data": list, "properties": list, "seeds": list, "halvings": int},
+}
 
 
 def read_suite(file: Path, shipped: Mapping[str, Locate] | None = None) -> tuple[Item, ...]:
@@ -88,7 +95,7 @@ class _Plan:
             datas = self._picked(where, run, "data", data, bool(wanted & {Need.DATA, Need.LABELS}), analyzer, Need.DATA)
             asked = self._picked(where, run, "properties", properties, Need.PROPERTY in wanted, analyzer, Need.PROPERTY)
             for seed, group, d, p in product(self._seeds(where, run), groups, datas, asked):
-                found.append(Item(analyzer, group, d, p, seed))
+                found.append(Item(analyzer, group, d, p, seed, halvings=run.get("halvings", 0)))
         # By model, so that each is read once however many there are.
         for item in sorted(found, key=lambda item: list(models).index(item.models[0].name)):
             yield self._hashed(item)

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 
 from ascertain.analyze.result import Failure, Result
+from ascertain.runs.division import children
 from ascertain.runs.executors import Workers
 from ascertain.runs.items import Item
 from ascertain.runs.store import Store
@@ -47,30 +48,44 @@ def run_suite(
     asks for them again. Closes the workers. ``notice`` hears of every record once it is stored.
     """
     started = time.monotonic()
-    different = {item.key: item for item in items}
-    known = set(store.contents()) - (store.failures() if retry else set())
-    todo = [item for key, item in different.items() if key not in known]
-    run = _Run(store, workers, retry, notice, deque(todo))
+    run = _Run(store, workers, retry, notice)
     kill = True
     try:
+        for item in items:
+            run.offer(item)
         run.work()
         kill = False
     finally:
         run.workers.close(kill)
-    return Summary(len(different), len(different) - len(todo), run.stored, run.failed, time.monotonic() - started)
+    return Summary(len(run.seen), len(run.seen) - run.stored, run.stored, run.failed, time.monotonic() - started)
 
 
 class _Run:
     """The state of one run."""
 
-    def __init__(
-        self, store: Store, workers: Workers, retry: bool, notice: Callable[[Item, Result | Failure], None], queue: deque[Item]
-    ) -> None:
-        self.store, self.workers, self.retry, self.notice, self.queue = store, workers, retry, notice, queue
+    def __init__(self, store: Store, workers: Workers, retry: bool, notice: Callable[[Item, Result | Failure], None]) -> None:
+        self.store, self.workers, self.retry, self.notice = store, workers, retry, notice
+        self.known = set(store.contents()) - (store.failures() if retry else set())
+        self.seen: set[str] = set()
+        self.queue: deque[Item] = deque()
         self.running: dict[Future[Result | Failure], Item] = {}
         self.suspects: deque[Item] = deque()
         """Items of which one made its process die: each is tried once more, alone."""
         self.stored = self.failed = 0
+
+    def offer(self, item: Item) -> None:
+        """Queues an item, or what follows from its answer where that is known."""
+        if item.key in self.seen:
+            return
+        self.seen.add(item.key)
+        if item.key not in self.known:
+            self.queue.append(item)
+        elif item.halvings:
+            self._follow(item, self.store.get(item.key))
+
+    def _follow(self, item: Item, record: Result | Failure) -> None:
+        for child in children(item, record):
+            self.offer(child)
 
     def work(self) -> None:
         """Until nothing is left."""
@@ -122,6 +137,7 @@ class _Run:
         self.stored += 1
         self.failed += isinstance(record, Failure)
         self.notice(item, record)
+        self._follow(item, record)
 
     def _mourn(self, dead: list[Item]) -> None:
         """A process died: what was in flight is lost with it, and one of these items is to blame."""
