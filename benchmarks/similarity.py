@@ -136,8 +136,6 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         flat = activations(net, None, images, maps="flattened", memory=8e9)
         same = activations(net, None, images, maps="resized", grid=4, memory=8e9)
-        if not isinstance(flat, Activations) or not isinstance(same, Activations):
-            raise SystemExit("rows were not kept")
         spatial = {name: rows for name, rows in same.items() if same.places[name] == 16}
         positions = Activations(spatial, dict.fromkeys(spatial, 16), same.digests, same.maps)
         found = [

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -117,6 +117,32 @@ def _take(array: np.ndarray, order: np.ndarray, places: int) -> np.ndarray:
     return blocks.reshape(array.shape)
 
 
+@overload
+def activations(
+    net: nn.Module | Graph,
+    layers: Sequence[str] | None,
+    data: Any,
+    *,
+    maps: Maps = ...,
+    grid: int = ...,
+    channels: Mapping[str, int] | None = ...,
+    keep: Literal["arrays"] = ...,
+    batch_size: int = ...,
+    memory: float = ...,
+) -> Activations: ...
+@overload
+def activations(
+    net: nn.Module | Graph,
+    layers: Sequence[str] | None,
+    data: Any,
+    *,
+    maps: Maps = ...,
+    grid: int = ...,
+    channels: Mapping[str, int] | None = ...,
+    keep: Literal["moments"],
+    batch_size: int = ...,
+    memory: float = ...,
+) -> Moments: ...
 def activations(
     net: nn.Module | Graph,
     layers: Sequence[str] | None,

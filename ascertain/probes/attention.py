@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.special import logsumexp, softmax
 from scipy.stats import t as student
 from torch import nn
 
 from ascertain.errors import DataError, ModelError
 from ascertain.evidence import Evidence
-from ascertain.probes.capture import unknown, untouched
+from ascertain.probes.capture import forward, unknown, untouched
 
 __all__ = ["AttentionEntropy", "Metastability", "attention_entropy", "attention_weights", "hopfield_energy", "hopfield_states"]
 
@@ -47,7 +46,6 @@ def attention_weights(
     if not getattr(data, "shape", ()) or len(data) < 4:
         raise DataError("attention needs data of shape (n, ...) with n >= 4; give more samples.")
     kept: dict[str, list[np.ndarray]] = {name: [] for name in layers or parts}
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
 
     def ask(module: nn.Module, inputs: Any, named: Any) -> tuple[Any, Any]:
         return inputs, {**named, "need_weights": True, "average_attn_weights": False}
@@ -60,7 +58,7 @@ def attention_weights(
             hooks.callback(parts[name].register_forward_pre_hook(ask, with_kwargs=True).remove)
             hooks.callback(parts[name].register_forward_hook(keep(name)).remove)
         for start in range(0, len(data), batch_size):
-            net(torch.as_tensor(data[start : start + batch_size]).to(device))
+            forward(net, data[start : start + batch_size])
     return {name: np.concatenate(values) for name, values in kept.items() if values}
 
 

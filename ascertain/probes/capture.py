@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ascertain.errors import DataError, ModelError, ShapeError
+from ascertain.errors import AscertainError, ModelError, ShapeError
 from ascertain.graph import Graph
 from ascertain.graph.torch_model import evaluating, number_type
 
-__all__ = ["Tap", "channel_axis", "tap", "unknown", "untouched"]
+__all__ = ["Tap", "answers", "channel_axis", "forward", "tap", "unknown", "untouched"]
 
 CHANNELS_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 CHANNELS_FIRST = (
@@ -84,6 +84,39 @@ def tap(net: nn.Module | Graph, layers: Sequence[str] | None, first: Any) -> Ite
         yield _ModuleTap(net, layers, first, hooks)
 
 
+def forward(net: nn.Module, batch: Any) -> Any:
+    """What a network answers to a batch (an array, or a dict of arguments) in its own number type and on its device.
+
+    Raises ShapeError where it accepts no such batch.
+    """
+    dtype, device = number_type(net)
+
+    def ready(value: Any) -> Any:
+        if not hasattr(value, "shape"):
+            return value
+        tensor = torch.as_tensor(value).to(device)
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    try:
+        return net(**{key: ready(value) for key, value in batch.items()}) if isinstance(batch, Mapping) else net(ready(batch))
+    except AscertainError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shape, kind = tuple(getattr(batch, "shape", ())), getattr(batch, "dtype", type(batch).__name__)
+        raise ShapeError(
+            f"{type(net).__name__} does not accept a batch of shape {shape}, {kind} ({str(error).splitlines()[0]}); "
+            "give data of shape (n, ...) as its forward pass takes them."
+        ) from error
+
+
+def answers(net: nn.Module, batch: Any) -> torch.Tensor:
+    """The class scores (n, classes) of a classifier; ModelError where it answers anything else."""
+    found = forward(net, batch)
+    if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != len(batch):
+        raise ModelError(f"{type(net).__name__} does not answer (n, classes) to n samples; give a classifier.")
+    return found
+
+
 def channel_axis(part: nn.Module, dimensions: int) -> int:
     """Where a module puts the channels of its output of so many axes, samples on axis 0: sequences have theirs last."""
     if isinstance(part, CHANNELS_FIRST):
@@ -141,7 +174,6 @@ class _ModuleTap:
     def __init__(self, net: nn.Module, layers: Sequence[str] | None, first: Any, hooks: ExitStack) -> None:
         self.net, self.layers = net, layers
         self.parts = {name or "output": part for name, part in net.named_modules(remove_duplicate=False)}
-        self.dtype, self.device = number_type(net)
         self.taken: dict[str, torch.Tensor] = {}
         chosen = list(layers or _leaves(net))
         for part in dict.fromkeys(map(_part, chosen or ["output"])):
@@ -188,26 +220,8 @@ class _ModuleTap:
 
     def _run(self, batch: Any) -> dict[str, torch.Tensor]:
         self.taken.clear()
-        try:
-            if isinstance(batch, Mapping):
-                self.net(**{key: self._ready(value) for key, value in batch.items()})
-            else:
-                self.net(self._ready(batch))
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            if isinstance(error, (ModelError, DataError, ShapeError)):
-                raise
-            shape, kind = tuple(getattr(batch, "shape", ())), getattr(batch, "dtype", type(batch).__name__)
-            raise ShapeError(
-                f"{type(self.net).__name__} does not accept a batch of shape {shape}, {kind} ({str(error).splitlines()[0]}); "
-                "give data of shape (n, ...) as its forward pass takes them."
-            ) from error
+        forward(self.net, batch)
         return self.taken
-
-    def _ready(self, value: Any) -> Any:
-        if not hasattr(value, "shape"):
-            return value
-        tensor = torch.as_tensor(value).to(self.device)
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     def read(self, batch: Any) -> dict[str, torch.Tensor]:
         taken = self._run(batch)

@@ -14,7 +14,7 @@ from ascertain.errors import DataError, ShapeError
 from ascertain.evidence import Evidence
 from ascertain.probes.activations import Activations, activations
 from ascertain.probes.canonical import SVCCA
-from ascertain.probes.capture import channel_axis, unknown, untouched
+from ascertain.probes.capture import answers, channel_axis, unknown, untouched
 from ascertain.probes.linear_probes import wilson
 from ascertain.probes.measure import Basis, basis, checked
 
@@ -63,8 +63,6 @@ def accuracy_kept(
     if not getattr(data, "shape", ()) or len(data) != len(y):
         raise ShapeError(f"{len(y)} labels do not fit data of shape {tuple(getattr(data, 'shape', ()))}; give one for each sample.")
     captured = activations(net, [layer], data if fit is None else fit, batch_size=batch_size)
-    if not isinstance(captured, Activations):
-        raise DataError("no rows were captured.")
     rows = checked(captured[layer], f"layer {layer!r}").astype(np.float64)
     if any(not 1 <= k <= rows.shape[1] for k in counts):
         raise DataError(f"counts={list(counts)} must lie between 1 and the {rows.shape[1]} channels of layer {layer!r}.")
@@ -102,7 +100,6 @@ def _accuracy(
     parts = dict(net.named_modules())
     if layer not in parts:
         raise unknown(layer, tuple(parts), type(net).__name__)
-    like = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(1))
 
     def project(module: nn.Module, inputs: Any, result: torch.Tensor) -> torch.Tensor | None:
         if kept is None:
@@ -114,10 +111,7 @@ def _accuracy(
     handle, right = parts[layer].register_forward_hook(project), 0
     try:
         for start in range(0, len(labels), size):
-            x = torch.as_tensor(data[start : start + size]).to(like.device)
-            answer = net(x.to(like.dtype) if x.is_floating_point() else x)
-            if answer.ndim != 2:
-                raise ShapeError(f"the network answers shape {tuple(answer.shape)}, not (n, classes); probe a classifier.")
+            answer = answers(net, data[start : start + size])
             right += int((answer.argmax(1).cpu().numpy() == labels[start : start + size]).sum())
     finally:
         handle.remove()

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from ascertain.errors import DataError, ModelError, ShapeError
+from ascertain.errors import DataError, ShapeError
 from ascertain.evidence import Evidence
 from ascertain.graph.torch_model import number_type
-from ascertain.probes.capture import channel_axis, unknown, untouched
+from ascertain.probes.capture import answers, channel_axis, forward, unknown, untouched
 from ascertain.probes.linear_probes import wilson
 
 __all__ = ["Stitching", "stitch"]
@@ -74,7 +75,7 @@ def stitch(
         chance = _score(_Join(*apart, source, target, tuple(second.shape[1:])), held, wanted, batch_size)
         _fit(join, first, (x, y), epochs, rate, batch_size, seed)
         final = _score(join, held, wanted, batch_size)
-        begun, ended = (_rate(net, held, wanted, batch_size, net) for net, _ in (front, back))
+        begun, ended = (_rate(partial(answers, net), held, wanted, batch_size) for net, _ in (front, back))
     return Stitching(final, *wilson(final, len(wanted)), score, chance, begun, ended, len(wanted))
 
 
@@ -95,9 +96,6 @@ class _Reader:
         self.net, self.part, self.layer, self.axis = net, parts[layer], layer, 1
         self.dtype, self.device = number_type(net)
 
-    def ready(self, x: torch.Tensor) -> torch.Tensor:
-        return x.to(self.device, self.dtype) if x.is_floating_point() else x.to(self.device)
-
     @contextmanager
     def hooked(self, hook: Callable[[Any], Any]) -> Iterator[None]:
         handle = self.part.register_forward_hook(lambda module, inputs, result: hook(result))
@@ -111,7 +109,7 @@ class _Reader:
         kept: list[torch.Tensor] = []
         with self.hooked(lambda result: kept.append(result.detach().clone())), torch.no_grad():
             for start in range(0, len(x), size):
-                self.net(self.ready(x[start : start + size]))
+                forward(self.net, x[start : start + size])
         found = torch.cat(kept)
         if len(found) != len(x) or found.ndim < 2:
             raise ShapeError(f"layer {self.layer!r} does not answer one value for each sample on axis 0; choose another.")
@@ -154,24 +152,18 @@ class _Join(nn.Module):
         source, target = self.ends
         moved = _resized(value.to(target.device, target.dtype), source.axis, self.shape, target.axis) @ self.weight + self.offset
         with target.hooked(lambda result: moved.movedim(-1, target.axis)):
-            answer = target.net(target.ready(batch))
-        if not isinstance(answer, torch.Tensor) or answer.ndim != 2:
-            raise ModelError("the network does not answer (n, classes); stitch classifiers.")
-        return answer
+            return answers(target.net, batch)
 
 
 def _score(join: _Join, x: torch.Tensor, y: torch.Tensor, size: int) -> float:
-    source, _ = join.ends
-    return _rate(lambda batch: join(source.read(batch, size), batch), x, y, size, source.net)
+    return _rate(lambda batch: join(join.ends[0].read(batch, size), batch), x, y, size)
 
 
-def _rate(answer: Callable[..., torch.Tensor], x: torch.Tensor, y: torch.Tensor, size: int, net: nn.Module) -> float:
-    right, (dtype, device) = 0, number_type(net)
+def _rate(answer: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor, size: int) -> float:
+    right = 0
     with torch.no_grad():
         for start in range(0, len(x), size):
-            batch = x[start : start + size]
-            found = answer(batch.to(device, dtype) if batch.is_floating_point() else batch.to(device))
-            right += int((found.argmax(1).cpu() == y[start : start + size]).sum())
+            right += int((answer(x[start : start + size]).argmax(1).cpu() == y[start : start + size]).sum())
     return right / len(y)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ascertain.errors import DataError, ModelError, ShapeError
 from ascertain.evidence import Evidence
-from ascertain.probes.capture import unknown, untouched
+from ascertain.probes.capture import forward, unknown, untouched
 from ascertain.probes.measure import checked
 
 __all__ = ["Isotropy", "Oversmoothing", "ResidualUse", "isotropy", "oversmoothing", "residual_use"]
@@ -61,12 +61,10 @@ def residual_use(net: nn.Module, blocks: Sequence[str], data: Any, *, batch_size
             raise unknown(name, [n for n in parts if n], type(net).__name__)
     if not blocks or not getattr(data, "shape", ()) or len(data) < 4:
         raise DataError("residual use needs at least one block and data of shape (n, ...) with n >= 4; give both.")
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
     found = []
     with untouched(net):
         for start in range(0, len(data), batch_size):
-            batch = torch.as_tensor(data[start : start + batch_size]).to(device)
-            found.append(_use(net, [parts[name] for name in blocks], blocks, batch))
+            found.append(_use(net, [parts[name] for name in blocks], blocks, data[start : start + batch_size]))
     share, cosine, later, output = (np.concatenate(values) for values in zip(*found, strict=True))
     for name, values in zip(("contributions", "outputs"), (share, output), strict=True):
         if not np.isfinite(values).all():
@@ -90,7 +88,7 @@ def _half(values: np.ndarray) -> np.ndarray:
     return np.asarray(student.ppf(0.975, n - 1) * values.std(0, ddof=1) / np.sqrt(n))
 
 
-def _use(net: nn.Module, parts: list[nn.Module], names: Sequence[str], batch: torch.Tensor) -> tuple[np.ndarray, ...]:
+def _use(net: nn.Module, parts: list[nn.Module], names: Sequence[str], batch: Any) -> tuple[np.ndarray, ...]:
     """Share and cosine (B, L), later changes (B, L, L) and output changes (B, L) of one batch."""
     whole, streams, writes = _run(net, parts, names, batch, None)
     share = torch.stack([_norm(w) / _norm(s) for s, w in zip(streams, writes, strict=True)], 1)
@@ -112,7 +110,7 @@ def _norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def _run(
-    net: nn.Module, parts: list[nn.Module], names: Sequence[str], batch: torch.Tensor, skipped: int | None
+    net: nn.Module, parts: list[nn.Module], names: Sequence[str], batch: Any, skipped: int | None
 ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
     """Output, streams before the blocks and what the blocks add, in float64; one block may return its input instead."""
     streams: dict[int, torch.Tensor] = {}
@@ -133,7 +131,7 @@ def _run(
     with ExitStack() as hooks:
         for i, part in enumerate(parts):
             hooks.callback(part.register_forward_hook(hook(i)).remove)
-        found = net(batch)
+        found = forward(net, batch)
     missing = [name for i, name in enumerate(names) if i not in streams]
     if missing or not isinstance(found, torch.Tensor) or list(streams) != sorted(streams):
         called = [names[i] for i in streams]

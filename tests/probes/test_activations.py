@@ -312,6 +312,11 @@ def test_layers_that_cannot_be_read_are_named():
         activations(torch.jit.trace(nn.Linear(3, 4), x), None, x)
 
 
+def test_a_module_that_is_to_be_compiled():
+    net, x = convolutional(), images()
+    np.testing.assert_array_equal(activations(torch.compile(net), ["0"], x)["0"], activations(net, ["0"], x)["0"])
+
+
 def test_narrow_numbers_are_widened():
     net, x = nn.Linear(3, 4), torch.randn(8, 3)
     assert activations(net.to(torch.bfloat16), ["output"], x)["output"].dtype == np.float32

@@ -32,7 +32,7 @@ def test_weights_of_modules_that_do_not_hand_them_out():
     torch.manual_seed(0)
     net = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).train()
     x = torch.randn(7, 5, 8)
-    found = attention_weights(net, x, batch_size=3)
+    found = attention_weights(net, x.double().numpy(), batch_size=3)
     assert list(found) == ["layers.0.self_attn", "layers.1.self_attn"]
     layer = net.layers[0].self_attn.eval()
     with torch.no_grad():

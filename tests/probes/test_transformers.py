@@ -35,7 +35,7 @@ def test_linear_blocks_have_known_shares_and_effects():
     factors = [0.5, -0.25, 0.0, 0.0]
     net = Net([c * torch.eye(4) for c in factors]).train()
     x = torch.randn(12, 3, 4, generator=torch.Generator().manual_seed(0))
-    found = residual_use(net, [f"blocks.{i}" for i in range(4)], x, batch_size=5)
+    found = residual_use(net, [f"blocks.{i}" for i in range(4)], x.double().numpy(), batch_size=5)
     np.testing.assert_allclose(found.share, np.abs(factors), atol=1e-6)
     np.testing.assert_allclose(found.cosine, [1, -1, 0, 0], atol=1e-6)
     np.testing.assert_allclose(found.output, [0.5 / 1.5, 0.25 / 0.75, 0, 0], atol=1e-6)
@@ -66,6 +66,8 @@ def test_blocks_that_are_none_are_named():
         residual_use(net, ["blocks.7"], x)
     with pytest.raises(ModelError, match="in this order"):
         residual_use(net, ["blocks.1", "blocks.0"], x)
+    with pytest.raises(ShapeError, match="does not accept"):
+        residual_use(net, ["blocks.0"], torch.randn(8, 3, 5))
     with pytest.raises(ShapeError, match="'0'"):
         residual_use(nn.Sequential(nn.Linear(3, 4)), ["0"], torch.randn(5, 3))
     for blocks, data in (([], x), (["blocks.0"], x[:3]), (["blocks.0"], 3)):
