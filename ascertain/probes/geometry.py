@@ -11,7 +11,7 @@ from scipy.spatial.distance import pdist
 from scipy.stats import rankdata
 
 from ascertain.errors import DataError
-from ascertain.probes.measure import Basis, Measure, basis, centred, predicted
+from ascertain.probes.measure import Basis, Measure, basis, centred, predicted, square
 
 __all__ = ["RSA", "LinearPredictivity", "MutualNeighbours", "Procrustes"]
 
@@ -79,6 +79,7 @@ class RSA(Measure):
         return f"RSA, {self.dissimilarity}, {self.compare_by}"
 
     def prepare(self, rows: np.ndarray) -> tuple[np.ndarray, int]:
+        square(len(rows), "give RSA fewer samples or positions")
         x = rows.astype(np.float64)
         x /= np.abs(x).max()
         if self.dissimilarity == "correlation":

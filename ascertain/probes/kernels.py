@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ascertain.errors import DataError
-from ascertain.probes.measure import Measure, centred
+from ascertain.probes.measure import Measure, centred, square
 
 __all__ = ["CKA"]
 
@@ -68,6 +68,7 @@ class CKA(Measure):
             state = Kernel((), x, squares)
             norm = self._defined(float(np.sqrt(max(self._features(state, state), 0.0))))
             return Kernel((), x, squares, norm, float(squares.sum()) / norm)
+        square(self.batch or n, "give CKA(batch=1000), or fewer samples or positions")
         blocks, trace = [], 0.0
         for block in _blocks(x, self.batch or n):
             gram, inner = self._gram(block), 0.0

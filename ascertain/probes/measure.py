@@ -9,12 +9,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ascertain.errors import DataError, ShapeError
+from ascertain.errors import DataError, ResourceError, ShapeError
 
-__all__ = ["Basis", "Measure", "basis", "centred", "checked", "predicted"]
+__all__ = ["Basis", "Measure", "basis", "centred", "checked", "predicted", "square"]
 
 TOLERANCE = {2: 1e-3, 4: 1e-6, 8: 1e-10}
 """Singular values below this fraction of the largest are rounding of the network's own arithmetic, by bytes of a number."""
+
+
+SQUARE_BYTES = 2e9
+"""What a matrix over all pairs of rows may take."""
 
 
 class Measure(ABC):
@@ -140,6 +144,12 @@ def _from_gram(x: np.ndarray, share: float) -> Basis:
     if wide:
         return Basis(side, s, (side.T @ x) / s[:, None])
     return Basis(x @ (side / s), s, side.T)
+
+
+def square(count: int, hint: str) -> None:
+    """ResourceError where a number for every pair of so many rows would not fit."""
+    if 8.0 * count * count > SQUARE_BYTES:
+        raise ResourceError(f"a matrix of {count} x {count} rows needs {8e-9 * count * count:.3g} GB; {hint}.")
 
 
 def predicted(x: np.ndarray, y: np.ndarray, at: np.ndarray, ridge: float = 0.0) -> np.ndarray:

@@ -5,13 +5,17 @@ from math import acos, pi, sqrt
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import ortho_group, spearmanr
+from torch import nn
 
-from ascertain.errors import DataError, ShapeError
+from ascertain.errors import DataError, ResourceError, ShapeError
 from ascertain.evidence import Evidence
 from ascertain.probes import kernels
-from ascertain.probes.activations import Activations
+from ascertain.probes.activations import Activations, activations
 from ascertain.probes.canonical import CCA, PWCCA, SVCCA
 from ascertain.probes.geometry import RSA, LinearPredictivity, MutualNeighbours, Procrustes
 from ascertain.probes.kernels import CKA
@@ -335,6 +339,30 @@ def test_failures_of_other_implementations(reference):
     assert number(Procrustes(alpha=0), x, y) == pytest.approx(values["libs"]["netrep alpha=0 (cca)"], rel=1e-6)
 
 
+def network(kind, seed, folder):
+    if kind == "wide":
+        net = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+        file = f"mlpwide_relu_s{seed}.pt"
+    else:
+        layers = (nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU())
+        net = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10))
+        file = f"cnn_s{seed}.pt"
+    net.load_state_dict(torch.load(folder / file))
+    return net
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("wide", ["0", "1", "2", "3", "4"]), ("cnn", ["2", "4", "7"])])
+@pytest.mark.filterwarnings("ignore:.*CCA of all directions.*")
+def test_reference_values_from_the_networks(shared, kind, layers):
+    folder = shared / "reference" / "probes"
+    values, x = json.loads((folder / "03_repr.json").read_text())[kind], np.load(folder / "digits_split.npz")["Xte"]
+    first, second = (activations(network(kind, seed, folder), layers, x) for seed in (0, 1))
+    for layer, wanted in zip(layers, values, strict=True):
+        for key, measure in {"svcca99_var": SVCCA(), "cka": CKA(debiased=False), "ucka": CKA(), "proc_ang": Procrustes()}.items():
+            if wanted.get(key) is not None:
+                assert number(measure, first[layer], second[layer]) == pytest.approx(wanted[key], rel=1e-6)
+
+
 # ---- few samples and bad input
 
 
@@ -363,6 +391,30 @@ def test_a_layer_that_answers_to_one_sample_has_no_interval():
         assert np.isfinite(found.value) and (found.low, found.high) == measure.limits
         table = similarity_map(capture({"x": x, "dead": dead}), measure=measure)
         assert np.isfinite(table.values).all() and (table.low <= table.values + 1e-12).all()
+
+
+@given(st.integers(0, 10**6), st.integers(4, 40), st.integers(1, 12), st.integers(1, 12), st.sampled_from(MEASURES))
+def test_any_rows_give_a_number_within_limits_or_a_reason(seed, n, p, q, measure):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, p)), rng.normal(size=(n, q))
+    if seed % 2:
+        x = np.maximum(x - 0.5, 0) * 10.0 ** rng.integers(-20, 20, p)
+    if seed % 3:
+        y = (np.round(y) + 5).astype(np.float32)
+    try:
+        found = similarity(x, y, measure, groups=4, shuffles=1)
+    except DataError:
+        return
+    low, high = measure.limits
+    assert low - 1e-9 <= found.value <= high + 1e-9 and found.low <= found.value + 1e-9 and found.value <= found.high + 1e-9
+
+
+def test_matrices_over_all_pairs_are_kept_within_memory():
+    rows = np.random.default_rng(0).normal(size=(20_000, 2))
+    for measure in (CKA("rbf"), RSA("euclidean")):
+        with pytest.raises(ResourceError, match="20000 x 20000"):
+            similarity(rows, rows, measure)
+    assert number(CKA("rbf", batch=500), rows[:2000], rows[:2000]) == pytest.approx(1.0)
 
 
 def test_bad_rows_are_named():
