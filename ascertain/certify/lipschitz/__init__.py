@@ -4,6 +4,7 @@ from ascertain.certify.lipschitz.certificate import Certificate, read_certificat
 from ascertain.certify.lipschitz.constant import Lipschitz, lipschitz, lipschitz_pairs, plant_constant
 from ascertain.certify.lipschitz.plant import Plant, Stage, plant
 from ascertain.certify.lipschitz.program import Norms
+from ascertain.certify.lipschitz.recheck import recheck
 
 __all__ = [
     "Certificate",
@@ -16,4 +17,5 @@ __all__ = [
     "plant",
     "plant_constant",
     "read_certificate",
+    "recheck",
 ]

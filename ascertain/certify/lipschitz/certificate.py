@@ -23,12 +23,19 @@ class Certificate:
     output_norm: float
     value: float
     factors: tuple[np.ndarray, ...]
+    """Multipliers of each stage, in the order of the nonlinearities; those with one slope have none."""
     weights: np.ndarray
+    """(k,) of the squared outputs."""
+    tau: np.ndarray
+    """(n0,) of the squared inputs, for the maximum norm; else empty."""
     storage: tuple[np.ndarray, ...]
+    directions: np.ndarray
+    """(k, n_out): the outputs are these combinations of the network's."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes everything into one .npz file."""
-        arrays: dict[str, Any] = {"hash": np.array(self.hash), "weights": self.weights}
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in ("weights", "tau", "directions")}
+        arrays["hash"] = np.array(self.hash)
         arrays["numbers"] = np.array([self.input_norm, self.output_norm, self.value])
         arrays |= {f"factors_{i}": a for i, a in enumerate(self.factors)}
         arrays |= {f"storage_{i}": a for i, a in enumerate(self.storage)}
@@ -45,6 +52,6 @@ def read_certificate(path: str | os.PathLike[str]) -> Certificate:
         factors = tuple(found[f"factors_{i}"] for i in range(stages))
         storage = tuple(found[f"storage_{i}"] for i in range(stages + 1))
         a, b, c = (float(x) for x in found["numbers"])
-        return Certificate(str(found["hash"]), a, b, c, factors, found["weights"], storage)
+        return Certificate(str(found["hash"]), a, b, c, factors, found["weights"], found["tau"], storage, found["directions"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no Lipschitz certificate ({error}); write a new one with Certificate.save.") from None

@@ -94,6 +94,8 @@ def lipschitz(
         if not np.isfinite(product):
             raise
         return _product(product, norms, started)
+    if found.certificate is not None and chosen is not None:
+        found = replace(found, certificate=replace(found.certificate, directions=chosen))
     found = replace(found, product=product, seconds=time.monotonic() - started)
     return found if found.value <= product else replace(_product(product, norms, started), neurons=found.neurons)
 
@@ -221,7 +223,10 @@ def _proved(form: Plant, norms: Norms, found: Multipliers, hash: str) -> tuple[f
             break
     if best is None:
         raise UnsupportedError("The solver's multipliers could not be verified. Use method='product', or scale the weights.")
-    return best.value, Certificate(hash, norms.input, norms.output, best.value, best.factors, best.weights, best.storage)
+    every = np.eye(form.output.shape[0])
+    return best.value, Certificate(
+        hash, norms.input, norms.output, best.value, best.factors, best.weights, best.tau, best.storage, every
+    )
 
 
 def lipschitz_pairs(network: Graph, norm: float = 2, *, tolerance: float = 1e-8, timeout: float = 600.0) -> np.ndarray:

@@ -107,7 +107,7 @@ def plant(graph: Graph) -> Plant:
     return assemble(lower(graph, keep=(Univariate,)), {})
 
 
-def assemble(graph: Graph, ranges: Mapping[int, Slopes], limit: int = 100_000_000) -> Plant:
+def assemble(graph: Graph, ranges: Mapping[int, Slopes], limit: int = 30_000_000) -> Plant:
     """The stages of a lowered graph; ``ranges`` gives smaller ranges of slopes, which hold on an input set, by node.
 
     Raises UnsupportedError naming every operator that is neither affine nor of one variable with bounded slope, or where a matrix

@@ -45,6 +45,8 @@ class Proof:
     """(n_out,) of the squared outputs."""
     storage: tuple[np.ndarray, ...]
     """Of all states, input first."""
+    tau: np.ndarray
+    """(n0,) above the first storage matrix, for an input in the maximum norm; else empty."""
 
 
 def prove(plant: Plant, norms: Norms, factors: np.ndarray, tau: np.ndarray, mu: np.ndarray) -> Proof:
@@ -58,14 +60,15 @@ def prove(plant: Plant, norms: Norms, factors: np.ndarray, tau: np.ndarray, mu: 
     weights = 1.0 / mu if norms.output == 1 else np.ones(plant.output.shape[0])
     split = plant.split(factors)
     found = storage(plant, split, weights if norms.output == 1 else None)
-    square = largest_eigenvalue(found[0]) if norms.input == 2 else _dominated(found[0], tau)
+    above = np.zeros(0) if norms.input == 2 else _dominated(found[0], tau)
+    square = largest_eigenvalue(found[0]) if norms.input == 2 else float(above.sum()) * ROOM_SUM
     if norms.output == 1:
         square *= float((1.0 / weights).sum()) * ROOM_SUM
-    return Proof(root(square), split, weights, tuple(found))
+    return Proof(root(square), split, weights, tuple(found), above)
 
 
-def _dominated(matrix: np.ndarray, tau: np.ndarray) -> float:
-    """The sum of a diagonal that is proved to be above an exact matrix, near the one guessed; raises NotVerified."""
+def _dominated(matrix: np.ndarray, tau: np.ndarray) -> np.ndarray:
+    """A diagonal that is proved to be above an exact matrix, near the one guessed; raises NotVerified."""
     if not len(tau):
         tau = abs(matrix).sum(1)
 
@@ -73,7 +76,7 @@ def _dominated(matrix: np.ndarray, tau: np.ndarray) -> float:
         above = tau * (1 + 10.0**exponent) + 10.0**exponent * tau.mean() + DOUBLE.tiny
         return above if positive_definite(Enclosure(np.diag(above)) + Enclosure(-matrix)) else None
 
-    return float(_least(attempt, -13, 1).sum()) * ROOM_SUM
+    return _least(attempt, -13, 1)
 
 
 def storage(
@@ -96,7 +99,7 @@ def square(matrix: Enclosure, weights: np.ndarray | None = None) -> np.ndarray:
     middle = _symmetric(product.middle)
     slack = 8 * DOUBLE.unit * float(abs(middle).sum(1).max()) + DOUBLE.tiny
     if product.radius is not None:
-        slack += float(product.radius.sum(1).max()) * ROOM
+        slack += float((product.radius.sum(0) + product.radius.sum(1)).max()) / 2 * ROOM
     return np.asarray(middle + 2 * slack * np.eye(len(middle)))
 
 

@@ -11,11 +11,15 @@ from ascertain.certify.lipschitz.generic import SOLVERS, generic
 from ascertain.certify.lipschitz.plant import Plant
 from ascertain.certify.lipschitz.program import EUCLIDEAN, Norms, program
 from ascertain.certify.lipschitz.start import float_storage, start
+from ascertain.errors import UnsupportedError
 
 __all__ = ["Multipliers", "Variables", "bound_of", "multipliers"]
 
 MOST = 3000
 """Inputs and nonlinearities together above which the interior point leaves the field to the first-order method."""
+
+WIDEST = 5000
+"""Values of one layer above which no program is solved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,7 @@ def multipliers(
     check: Callable[[], bool] = lambda: True,
 ) -> Multipliers | None:
     """Multipliers of a plant with nonlinearities for input norm 2 or inf and output norm 2 or 1; None where no start was found."""
+    _affordable(plant)
     if norms.input == 2:
         plant = plant.rotated()
     first = start(plant)
@@ -61,6 +66,8 @@ def multipliers(
         return _generic(plant, norms, "clarabel" if first is None else method, layers)
     if method == "auto":
         method = "first-order" if norms == EUCLIDEAN and not layers and plant.inputs + plant.size > MOST else "interior"
+    if method == "interior" and plant.inputs + plant.size > 3 * MOST:
+        raise UnsupportedError(f"{plant.size} nonlinearities are too many for the interior point method; use method='product'.")
     if method == "first-order":
         from ascertain.certify.lipschitz.first_order import first_order
 
@@ -68,6 +75,13 @@ def multipliers(
         if found is not None:
             return found
     return _interior(plant, norms, first, layers, tolerance, check)
+
+
+def _affordable(plant: Plant) -> None:
+    """Raises UnsupportedError for stages whose factorisation would take minutes each."""
+    widest = max((max(s.size, s.gate.shape[1]) for s in plant.stages), default=0)
+    if widest > WIDEST:
+        raise UnsupportedError(f"a layer of {widest} values is too wide for the semidefinite bound; use method='product'.")
 
 
 def _generic(plant: Plant, norms: Norms, solver: str, layers: bool) -> Multipliers | None:

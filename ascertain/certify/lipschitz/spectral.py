@@ -85,7 +85,8 @@ def _gram(matrices: np.ndarray, doubt: float, iterations: int) -> float:
         if float(error.max()) > 0.01:
             break
     bound = logarithm + np.log(1 + error) / 2.0**i
-    return float(np.exp(bound.max())) * (1 + 1e-13)
+    highest = float(bound.max())
+    return float(np.exp(highest)) * (1 + 1e-13 * (10 + abs(highest)))
 
 
 def affine_norms(operator: Affine, shapes: tuple[Shape, ...], norm: float) -> list[float]:
@@ -112,8 +113,9 @@ def _euclidean(operator: Affine, shapes: tuple[Shape, ...], i: int, schur: float
     n, m = prod(shapes[i]), prod(operator.infer(*shapes))
     if n * m <= MOST:
         unit = np.eye(n).reshape(n, *shapes[i])
-        columns = operator.linear(*(unit if i == j else np.zeros((n, *s)) for j, s in enumerate(shapes))).reshape(n, m)
-        return min(schur, matrix_norm(Enclosure(columns, gamma(terms) * abs(columns))))
+        units = [unit if i == j else np.zeros((n, *s)) for j, s in enumerate(shapes)]
+        columns, sizes = operator.linear(*units).reshape(n, m), operator.magnitude().linear(*units).reshape(n, m)
+        return min(schur, matrix_norm(Enclosure(columns, gamma(terms) * sizes * ROOM)))
     torus = operator.torus(*shapes)
     if torus is None:
         return schur

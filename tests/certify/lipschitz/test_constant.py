@@ -1,16 +1,17 @@
 """The public call: outputs, layers, certificates, equilibrium models, and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ascertain import Evidence, fixtures, lipschitz, lipschitz_pairs, load
-from ascertain.certify.lipschitz import plant_constant, read_certificate
+from ascertain.certify.lipschitz import plant_constant, read_certificate, recheck
 from ascertain.certify.lipschitz.equilibrium import equilibrium, maxmin_equilibrium
 from ascertain.errors import DataError, ModelError, ShapeError, UnsupportedError
 from ascertain.graph import Builder
-from ascertain.operators import Dense, Relu, Sum
+from ascertain.operators import Dense, GroupSort, LeakyRelu, Relu, Sum, Tanh
 from tests.certify.lipschitz.networks import gaussian, jacobians, mlp, operator_norm, square
 
 
@@ -198,3 +199,46 @@ def test_digits_are_never_above_the_bound():
     ratio = (dy[dx > 0] / dx[dx > 0]).max()
     sampled = max(operator_norm(j, 2, 2) for j in jacobians(network, 200, scale=1.0))
     assert max(ratio, sampled) <= lipschitz(network).value
+
+
+EXACT = [
+    {},
+    {"pair": (0, 2)},
+    {"norm": np.inf, "output_norm": 2},
+    {"norm": np.inf, "output_norm": 1},
+    {"norm": 2, "output_norm": 1},
+    {"method": "layer"},
+]
+
+
+@pytest.mark.parametrize("options", EXACT)
+@pytest.mark.parametrize("activation", [Relu, lambda: GroupSort(1, 2), lambda: LeakyRelu(0.1), Tanh])
+def test_certificates_hold_in_exact_arithmetic_and_smaller_values_do_not(options, activation):
+    network = mlp(gaussian((3, 6, 4, 3), 4), activation)
+    certificate = lipschitz(network, **options).certificate
+    assert recheck(certificate, network)
+    assert not recheck(replace(certificate, value=certificate.value * (1 - 1e-4)), network)
+    less = [f.copy() for f in certificate.factors]
+    less[-1][0] = 0.0
+    assert not recheck(replace(certificate, factors=tuple(less)), network)
+    assert not recheck(replace(certificate, factors=certificate.factors[1:]), network)
+    assert not recheck(replace(certificate, weights=-certificate.weights), network)
+
+
+def test_certificates_belong_to_one_network():
+    weights = gaussian((3, 6, 4, 3), 4)
+    certificate = lipschitz(mlp(weights)).certificate
+    weights[0][0, 0] *= 1 + 1e-15
+    with pytest.raises(DataError, match="another network"):
+        recheck(certificate, mlp(weights))
+    wide = mlp(square(200, 2))
+    with pytest.raises(UnsupportedError, match="too many"):
+        recheck(replace(certificate, hash=wide.hash, factors=(np.ones(400),)), wide)
+
+
+def test_residual_networks_and_dead_neurons_in_exact_arithmetic():
+    network, _ = residual()
+    assert recheck(lipschitz(network).certificate, network)
+    weights = gaussian((3, 6, 3), 4)
+    weights[0][2] = 0
+    assert recheck(lipschitz(mlp(weights)).certificate, mlp(weights))
