@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ascertain.analyze import Failure, Result
-    from ascertain.runs import Item
+    from ascertain.runs import Item, Store, Summary
 
 __all__ = ["Run"]
 
@@ -38,38 +37,50 @@ class Run(Command):
 
     def run(self) -> int:
         """Runs what is missing; the exit code is 3 when something failed."""
-        from ascertain.runs import Store, combine, dask_workers, local_workers, read_suite, run_suite
+        from ascertain.runs import Store, read_suite
 
         items = read_suite(self.suite, {"models": _model_file, "data": data_file})
-        with ExitStack() as stack:
-            store = stack.enter_context(Store(self.store))
-            workers = local_workers(self.processes) if self.dask is None else dask_workers(self.dask, self.processes)
-            known = set(store.contents()) - (store.failures() if self.retry else set())
-            table = stack.enter_context(_Table(items, known))
-
-            def notice(item: Item, record: Result | Failure) -> None:
-                table.count(item, record)
-                if self.json:
-                    emit_json({"key": record.key, "content": record.content, "item": str(item), **_error(record)})
-                elif _error(record):
-                    table.say(f"failed: {item}: {record.message}")  # type: ignore[union-attr]
-
+        with Store(self.store) as store:
             try:
-                done = run_suite(items, store, workers, retry=self.retry, notice=notice)
+                done = self._work(items, store)
             except KeyboardInterrupt:
-                table.say(f"interrupted; {len(store)} results are stored, run again to go on.")
+                print(f"interrupted; {len(store)} results are stored, run again to go on.", file=sys.stderr)
                 return Exit.INTERRUPTED
-            held = store.failures() & {item.key for item in items}
-            for item in items:
-                if item.halvings:
-                    whole = combine(item, store)
-                    table.say(f"{item}: {whole.status}, {whole.share:.1%} decided in {whole.parts} parts")
+            _say_divided(items, store)
         print(
-            f"{done.items} items: {done.stored - done.failed} measured, {done.skipped} stored before, {len(held)} failed; "
+            f"{done.items} items: {done.stored - done.failed} measured, {done.skipped} stored before, {done.held} failed; "
             f"{done.seconds:.1f} s, {self.store}",
             file=sys.stderr,
         )
-        return Exit.UNKNOWN if held else Exit.HOLDS
+        return Exit.UNKNOWN if done.held else Exit.HOLDS
+
+    def _work(self, items: Sequence[Item], store: Store) -> Summary:
+        from ascertain.runs import dask_workers, local_workers, run_suite
+
+        workers = local_workers(self.processes) if self.dask is None else dask_workers(self.dask, self.processes)
+        known = set(store.contents()) - (store.failures() if self.retry else set())
+        with _Table(items, known) as table:
+
+            def notice(item: Item, record: Result | Failure) -> None:
+                error = _error(record)
+                table.count(item, record)
+                if self.json:
+                    emit_json({"key": record.key, "content": record.content, "item": str(item), **error})
+                elif error:
+                    table.say(f"failed: {item}: {error['error']}")
+
+            return run_suite(items, store, workers, retry=self.retry, notice=notice)
+
+
+def _say_divided(items: Sequence[Item], store: Store) -> None:
+    """What the parts of divided properties say together."""
+    from ascertain.runs import combine
+
+    for item in items:
+        if item.halvings:
+            whole = combine(item, store)
+            words = f"{whole.share:.1%} decided in {whole.parts} part{'s' * (whole.parts != 1)}"
+            print(f"{item}: {whole.status}, {words}", file=sys.stderr)
 
 
 def _error(record: Result | Failure) -> dict[str, str]:

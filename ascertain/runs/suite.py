@@ -31,6 +31,8 @@ class Summary:
     stored: int
     failed: int
     """Failures among those stored now."""
+    held: int
+    """Failures among all items, stored now or before."""
     seconds: float
 
 
@@ -57,7 +59,8 @@ def run_suite(
         kill = False
     finally:
         run.workers.close(kill)
-    return Summary(len(run.seen), len(run.seen) - run.stored, run.stored, run.failed, time.monotonic() - started)
+    held = len(run.seen & store.failures())
+    return Summary(len(run.seen), len(run.seen) - run.stored, run.stored, run.failed, held, time.monotonic() - started)
 
 
 class _Run:
