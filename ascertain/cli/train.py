@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +51,11 @@ class Train(Command):
                     fixtures.train(fixture, self.seed, resume=self.resume, **talk)
                 else:
                     folder = fixtures.trajectory(fixture, self.seed, count=self.trajectory, **talk).folder
-            finally:
+            except KeyboardInterrupt:
                 watch.line.clear()
+                print(f"its state is kept in {folder}; give --resume to go on.", file=sys.stderr)
+                raise
+        watch.line.clear()
         self._tell(fixture, folder, read_record(folder / f"{self.name}.json"))
         return Exit.HOLDS
 
