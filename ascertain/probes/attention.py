@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
+import torch
 from scipy.special import logsumexp, softmax
 from scipy.stats import t as student
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from ascertain.errors import DataError, ModelError
 from ascertain.evidence import Evidence
 from ascertain.probes.capture import forward, unknown, untouched
 
 __all__ = ["AttentionEntropy", "Metastability", "attention_entropy", "attention_weights", "hopfield_energy", "hopfield_states"]
+
+SOFTMAX = frozenset({functional.softmax, torch.softmax, torch.Tensor.softmax})
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,30 +42,98 @@ class AttentionEntropy:
 def attention_weights(
     net: nn.Module, data: Any, layers: Sequence[str] | None = None, *, batch_size: int = 64
 ) -> dict[str, np.ndarray]:
-    """Attention weights (n, heads, queries, keys) of every `torch.nn.MultiheadAttention`, or of the named ones."""
-    parts = {name: part for name, part in net.named_modules() if isinstance(part, nn.MultiheadAttention)}
-    for name in layers or ():
-        if name not in parts:
-            raise unknown(name, tuple(parts), f"the attention of {type(net).__name__}")
-    if not parts:
-        raise ModelError(f"{type(net).__name__} has no torch.nn.MultiheadAttention; give attention_entropy() its weights.")
+    """Attention (n, heads, queries, keys) of every part of a network, or of the named ones, by the part that attends.
+
+    Seen are `torch.nn.MultiheadAttention`, `scaled_dot_product_attention`, and softmax over the last of four axes; ``name#2`` is
+    the second call in one pass. The network computes what it always does. Raises ModelError, DataError, ShapeError.
+    """
     if not getattr(data, "shape", ()) or len(data) < 4:
         raise DataError("attention needs data of shape (n, ...) with n >= 4; give more samples.")
-    kept: dict[str, list[np.ndarray]] = {name: [] for name in layers or parts}
-
-    def ask(module: nn.Module, inputs: Any, named: Any) -> tuple[Any, Any]:
-        return inputs, {**named, "need_weights": True, "average_attn_weights": False}
-
-    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, inputs, result: kept[name].append(result[1].cpu().numpy())
-
+    kept: dict[str, list[np.ndarray]] = {}
     with untouched(net), ExitStack() as hooks:
-        for name in kept:
-            hooks.callback(parts[name].register_forward_pre_hook(ask, with_kwargs=True).remove)
-            hooks.callback(parts[name].register_forward_hook(keep(name)).remove)
+        watch = _Watch()
+        for name, part in net.named_modules():
+            hooks.callback(part.register_forward_pre_hook(partial(watch.enter, name or "output")).remove)
+            hooks.callback(part.register_forward_hook(watch.leave).remove)
         for start in range(0, len(data), batch_size):
-            forward(net, data[start : start + batch_size])
-    return {name: np.concatenate(values) for name, values in kept.items() if values}
+            batch = data[start : start + batch_size]
+            with watch:
+                forward(net, batch)
+            for name, value in watch.taken(len(batch)).items():
+                kept.setdefault(name, []).append(value)
+    for name in layers or ():
+        if name not in kept:
+            raise unknown(name, tuple(kept), f"the attention of {type(net).__name__}")
+    if not kept:
+        raise ModelError(f"no attention was seen in {type(net).__name__}; give attention_entropy() its weights.")
+    return {name: np.concatenate(kept[name]) for name in layers or kept}
+
+
+class _Watch(TorchFunctionMode):
+    """Records attention as it is computed, by the innermost module that is running."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running: list[str] = []
+        self.found: dict[str, torch.Tensor] = {}
+
+    def enter(self, name: str, module: nn.Module, inputs: Any) -> None:
+        self.running.append(name)
+
+    def leave(self, module: nn.Module, inputs: Any, result: Any) -> None:
+        self.running.pop()
+
+    def taken(self, samples: int) -> dict[str, np.ndarray]:
+        """What one pass over so many samples gave."""
+        found, self.found = self.found, {}
+        return {name: value.float().cpu().numpy() for name, value in found.items() if len(value) == samples}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.multi_head_attention_forward:
+            asked = {**kwargs, "need_weights": True, "average_attn_weights": False}
+            result, weights = cast(tuple[torch.Tensor, torch.Tensor], func(*args, **asked))
+            self.record(weights if weights.ndim == 4 else weights[None])
+            if not kwargs.get("need_weights", True):
+                return result, None
+            return result, weights.mean(-3) if kwargs.get("average_attn_weights", True) else weights
+        result = func(*args, **kwargs)
+        if func is functional.scaled_dot_product_attention:
+            self.record(_dot_product(*args, **kwargs))
+        elif func in SOFTMAX and result.ndim == 4 and (kwargs.get("dim", args[1] if len(args) > 1 else None)) in (-1, 3):
+            self.record(result)
+        return result
+
+    def record(self, weights: torch.Tensor) -> None:
+        name, count = self.running[-1], 2
+        while name in self.found:
+            name, count = f"{self.running[-1]}#{count}", count + 1
+        self.found[name] = weights.detach().clone()
+
+
+def _dot_product(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """The weights (n, heads, queries, keys) that scaled_dot_product_attention uses with these arguments."""
+    if query.ndim == 3:
+        query, key = query[:, None], key[:, None]
+    if enable_gqa:
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
+    if attn_mask is not None:
+        if attn_mask.ndim == 3:
+            attn_mask = attn_mask[:, None]
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return scores.softmax(-1)
 
 
 def attention_entropy(weights: Any) -> AttentionEntropy:

@@ -88,6 +88,17 @@ class Convergence:
         """Whether both measures give one order."""
         return self.order_svcca == self.order_cka
 
+    def __str__(self) -> str:
+        lines = [
+            f"{table.measure}: " + ", ".join(f"{name} from {first[name] or 'never'}" for name in order)
+            for table, first, order in (
+                (self.svcca, self.first_svcca, self.order_svcca),
+                (self.cka, self.first_cka, self.order_cka),
+            )
+        ]
+        verdict = "the orders agree" if self.agree else "the orders differ"
+        return "\n".join([f"layers by when they converge, evidence {self.evidence}; {verdict}", *lines])
+
 
 def similarity(
     first: Any, second: Any, measure: Measure | None = None, *, places: int = 1, groups: int = 10, shuffles: int = 20, seed: int = 0

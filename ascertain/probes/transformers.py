@@ -14,6 +14,7 @@ from torch import nn
 
 from ascertain.errors import DataError, ModelError, ShapeError
 from ascertain.evidence import Evidence
+from ascertain.probes.activations import Activations
 from ascertain.probes.capture import forward, unknown, untouched
 from ascertain.probes.measure import checked
 
@@ -192,7 +193,7 @@ class Oversmoothing:
     evidence: Evidence = Evidence.ESTIMATED
 
 
-def oversmoothing(layers: Any) -> Oversmoothing:
+def oversmoothing(layers: Activations) -> Oversmoothing:
     """Oversmoothing of captured layers with at least 2 places per sample (`activations`, ``maps="positions"``)."""
     names = [name for name in layers if layers.places[name] > 1]
     if not names:

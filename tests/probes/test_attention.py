@@ -42,10 +42,58 @@ def test_weights_of_modules_that_do_not_hand_them_out():
     assert net.training and not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())
     with pytest.raises(ModelError, match=r"layers\.0\.self_attn"):
         attention_weights(net, x, ["layers.0.attn"])
-    with pytest.raises(ModelError, match=r"no torch\.nn"):
-        attention_weights(nn.Linear(2, 2), x)
+    with pytest.raises(ModelError, match="no attention was seen"):
+        attention_weights(nn.Linear(8, 2), x)
     with pytest.raises(DataError):
         attention_weights(net, x[:3])
+
+
+class Attends(nn.Module):
+    """Attention in one of the ways that people write it; returns outputs and, for some, averaged weights."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.inner = nn.MultiheadAttention(8, 2, batch_first=True) if kind.startswith("module") else nn.Linear(8, 8)
+
+    def forward(self, x):
+        if self.kind.startswith("module"):
+            y, weights = self.inner(x, x, x, need_weights=self.kind.endswith("weights"))
+            assert (weights is None) != self.kind.endswith("weights")
+            return y if weights is None else y + weights.sum(-1, keepdim=True)
+        q = self.inner(x).reshape(len(x), -1, 2, 4).transpose(1, 2)
+        k = x.reshape(len(x), -1, 2, 4).transpose(1, 2)
+        if self.kind == "causal":
+            return nn.functional.scaled_dot_product_attention(q, k, k, is_causal=True).flatten(1)
+        if self.kind == "masked":
+            mask = torch.arange(5) < torch.arange(1, 6)[:, None]
+            return nn.functional.scaled_dot_product_attention(q, k, k, attn_mask=mask).flatten(1)
+        if self.kind == "added":
+            mask = torch.zeros(5, 5).masked_fill(torch.arange(5) > torch.arange(5)[:, None], -torch.inf)
+            return nn.functional.scaled_dot_product_attention(q, k, k, mask, scale=0.5).flatten(1)
+        if self.kind == "grouped":
+            return nn.functional.scaled_dot_product_attention(q, k[:, :1], k[:, :1], scale=0.5, enable_gqa=True).flatten(1)
+        scores = q @ k.transpose(-2, -1) / 2
+        return (scores.softmax(-1) @ k if self.kind == "softmax" else torch.softmax(scores, dim=3) @ k).flatten(1)
+
+
+@pytest.mark.parametrize("kind", ["module", "module weights", "causal", "masked", "added", "grouped", "softmax", "torch.softmax"])
+def test_attention_is_seen_however_it_is_written(kind):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Identity(), Attends(kind)).eval(), torch.randn(6, 5, 8)
+    before = net(x)
+    found = attention_weights(net, x, batch_size=4)
+    (name,) = found
+    assert name == ("1.inner" if kind.startswith("module") else "1") and found[name].shape == (6, 2, 5, 5)
+    np.testing.assert_allclose(found[name].sum(-1), 1.0, atol=1e-5)
+    assert torch.equal(before, net(x)) and not any(p._forward_hooks or p._forward_pre_hooks for p in net.modules())
+    if not kind.startswith("module"):
+        q = net[1].inner(x).reshape(6, 5, 2, 4).transpose(1, 2)
+        k = x.reshape(6, 5, 2, 4).transpose(1, 2)
+        scores = q @ (k[:, :1] if kind == "grouped" else k).transpose(-2, -1) / 2
+        if kind in ("causal", "masked", "added"):
+            scores = scores.masked_fill(torch.arange(5) > torch.arange(5)[:, None], -torch.inf)
+        np.testing.assert_allclose(found[name], scores.softmax(-1).detach(), atol=1e-6)
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0, 20.0])

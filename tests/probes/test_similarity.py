@@ -502,6 +502,7 @@ def test_convergence_is_told_under_both_measures():
     found = convergence(steps, steps["3"], svcca_level=0.99, cka_level=0.95)
     assert found.first_svcca == {"a": "2", "b": "3"} and found.first_cka == {"a": "3", "b": "2"}
     assert found.order_svcca == ("a", "b") and found.order_cka == ("b", "a") and not found.agree
+    assert "the orders differ" in str(found) and "b from 2" in str(found)
     table = time_map(((name, step) for name, step in steps.items()), steps["3"], CKA())
     np.testing.assert_allclose(table.values, found.cka.values)
     assert table.rows == ("1", "2", "3") and table.columns == ("a", "b") and (table.low <= table.values).all()
