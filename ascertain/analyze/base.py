@@ -75,6 +75,8 @@ class Context:
     seed: int = 0
     threads: int = 1
     """One, where results must be the same bit for bit wherever they are computed."""
+    memory: float = 0.5
+    """Share of the machine's memory that may be used."""
     names: Mapping[str, str] = field(default_factory=dict)
     """What people call the inputs, by role."""
 

@@ -108,6 +108,7 @@ class Robustness(Analyzer):
             tolerance=self.tolerance,
             timeout=self.timeout,
             threads=context.threads,
+            memory=context.memory,
             seed=context.seed,
         )
         if found.witness is not None and self._distance(found.witness.input, x) < far:

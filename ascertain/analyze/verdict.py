@@ -41,7 +41,14 @@ class Verify(Analyzer):
 
         if context.property is None:
             raise InputError("verify was given no property; give one.")
-        verdict = verify(context.model, context.property, timeout=self.timeout, threads=context.threads, seed=context.seed)
+        verdict = verify(
+            context.model,
+            context.property,
+            timeout=self.timeout,
+            threads=context.threads,
+            memory=context.memory,
+            seed=context.seed,
+        )
         values = {
             "status": Measured(np.array(str(verdict.status)), verdict.evidence, "answer"),
             "reason": Measured(np.array(verdict.reason), Evidence.EXACT, "why there is no answer"),

@@ -7,14 +7,16 @@ import signal
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from ascertain.analyze.result import Failure, Result
 from ascertain.errors import InputError
-from ascertain.runs.items import Item, run_item
+from ascertain.runs.items import MEMORY, Item, run_item
 
 __all__ = ["Workers", "dask_workers", "local_workers"]
 
@@ -58,7 +60,7 @@ def local_workers(count: int | None = None) -> Workers:
         close(True)
         return local_workers(count)
 
-    return Workers(lambda item: executor.submit(run_item, item), slots, close, renew)
+    return Workers(lambda item: executor.submit(run_item, item, MEMORY / slots), slots, close, renew)
 
 
 def _settle(parent: int) -> None:
@@ -103,6 +105,7 @@ def dask_workers(address: str, count: int | None = None) -> Workers:
             cluster.close()
 
     slots = max(1, sum(client.nthreads().values()))
+    share = MEMORY / max(Counter(urlsplit(name).hostname for name in client.nthreads()).values(), default=1)
     # Dask starts dead processes anew, and gives an item up after it saw several die.
-    workers = Workers(lambda item: executor.submit(run_item, item), slots, close, lambda: workers, (KilledWorker,))
+    workers = Workers(lambda item: executor.submit(run_item, item, share), slots, close, lambda: workers, (KilledWorker,))
     return workers

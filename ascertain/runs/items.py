@@ -21,7 +21,11 @@ from ascertain.errors import DataError, InputError
 from ascertain.graph import Graph, load
 from ascertain.properties import Box, Property, read_property
 
-__all__ = ["DataSource", "Item", "ModelSource", "PropertySource", "run_item"]
+__all__ = ["MEMORY", "DataSource", "Item", "ModelSource", "PropertySource", "run_item"]
+
+
+MEMORY = 0.5
+"""Share of the machine's memory for all processes together."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,8 @@ class Item:
     def __str__(self) -> str:
         return f"{self.analyzer.called()} of {', '.join(self.names.values())}" + (f" (seed {self.seed})" if self.seed else "")
 
-    def context(self) -> Context:
-        """What is analysed, read from its files."""
+    def context(self, memory: float = MEMORY) -> Context:
+        """What is analysed, read from its files; ``memory`` is the share of the machine's that may be used."""
         graphs = [m.read() for m in self.models]
         wanted = self.analyzer.needs | self.analyzer.uses
         x, y = (None, None) if self.data is None else self.data.read(graphs[0].input_size, graphs[0].output_size)
@@ -151,6 +155,7 @@ class Item:
             tuple(graphs) if Need.TRAJECTORY in self.analyzer.needs else (),
             getattr(graphs[0].source.replay, "module", None) if Need.MODULE in wanted else None,
             self.seed,
+            memory=memory,
             names=self.names,
         )
 
@@ -160,11 +165,11 @@ class Item:
         return Failure(**head, cost=Cost(0.0, 0.0, 0), error=error, message=message)
 
 
-def run_item(item: Item) -> Result | Failure:
+def run_item(item: Item, memory: float = MEMORY) -> Result | Failure:
     """Measures in this process on one thread, so that the answer is the same bit for bit wherever it is computed."""
     with _lock(), one_thread():
         try:
-            context = item.context()
+            context = item.context(memory)
         except InputError as error:
             return item.failure(type(error).__name__, str(error))
         if context.hashes != item.inputs:

@@ -97,8 +97,12 @@ class _Plan:
             for seed, group, d, p in product(self._seeds(where, run), groups, datas, asked):
                 found.append(Item(analyzer, group, d, p, seed, halvings=run.get("halvings", 0)))
         # By model, so that each is read once however many there are.
+        hashes: dict[Any, Mapping[str, str]] = {}
         for item in sorted(found, key=lambda item: list(models).index(item.models[0].name)):
-            yield self._hashed(item)
+            files = (type(item.analyzer), item.models, item.data, item.property)
+            if files not in hashes:
+                hashes[files] = self._hashes(item)
+            yield replace(item, inputs=hashes[files])
 
     def _fail(self, words: str) -> InputError:
         return InputError(f"{self.file}: {words}")
@@ -123,7 +127,9 @@ class _Plan:
             self._check(f"{kind}.{name}", table, _FIELDS[kind], needed=("file",))
             sources[name] = table | {"file": self._locate(kind, table["file"])}
             if "input_shape" in table:
-                sources[name]["input_shape"] = tuple(table["input_shape"])
+                shape = sources[name]["input_shape"] = tuple(table["input_shape"])
+                if not all(type(n) is int and n > 0 for n in shape):
+                    raise self._fail(f"input_shape of {kind}.{name} is {list(shape)}; give positive whole numbers.")
         return sources
 
     def _locate(self, kind: str, name: str) -> Path:
@@ -173,8 +179,8 @@ class _Plan:
             raise self._fail(f"{where}: {analyzer.called()} needs {kind}; add a table [{kind}].")
         return picked or [None]
 
-    def _hashed(self, item: Item) -> Item:
-        """The item with the hashes of its inputs; raises InputError where they do not fit together."""
+    def _hashes(self, item: Item) -> Mapping[str, str]:
+        """The hashes of its inputs; raises InputError where they do not fit together."""
         try:
             context = item.context()
         except AscertainError as error:
@@ -182,4 +188,4 @@ class _Plan:
         missing = [str(n) for n in sorted(item.analyzer.needs) if not context.has(n)]
         if missing:
             raise self._fail(f"{item} needs {' and '.join(missing)}, which its files do not give; correct the suite.")
-        return replace(item, inputs=context.hashes)
+        return context.hashes

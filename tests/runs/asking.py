@@ -57,6 +57,14 @@ class Raises(Asked):
 
 
 @dataclass(frozen=True)
+class Leaves(Asked):
+    """Ends the program."""
+
+    def measure(self, context):
+        raise SystemExit("goodbye")
+
+
+@dataclass(frozen=True)
 class Undefined(Asked):
     """Measures NaN."""
 

@@ -13,7 +13,7 @@ import pytest
 from ascertain.analyze.result import Failure
 from ascertain.errors import InputError
 from ascertain.runs import Store, Workers, local_workers, read_suite, run_item, run_suite
-from tests.runs.asking import Dies, Quick, Raises, Undefined, item
+from tests.runs.asking import Dies, Leaves, Quick, Raises, Undefined, item
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,6 +46,13 @@ def test_analyzers_that_raise_are_reported_and_the_suite_goes_on(tmp_path):
         assert "NaN" in store.get(items[2].key).message
         assert run_suite(items, store, threads()).stored == 0, "failures are not repeated silently"
         assert run_suite(items, store, threads(), retry=True).stored == 2
+
+
+def test_analyzers_that_leave_are_reported(tmp_path):
+    items = [item(Leaves()), item(Quick())]
+    with Store(tmp_path / "s") as store:
+        assert run_suite(items, store, local_workers(1)).failed == 1
+        assert store.get(items[0].key).error == "SystemExit"
 
 
 def test_files_that_changed_are_noticed(tmp_path):
@@ -139,6 +146,7 @@ def test_items_of_a_suite_file(tmp_path, files):
         ('analyzer = "overview"', 'analyzer = "verify"', "properties"),
         ('analyzer = "overview"', 'analyzer = "os:path"', "no analyzer"),
         ('analyzer = "overview"', 'analyzer = "no_such_module:A"', "no_such_module"),
+        ('mlp = "', 'mlp = { input_shape = ["a"], file = "x" }\n    other = "', "input_shape"),
         ("[[run]]", "[run]", "wrong type|TOML"),
     ],
 )
