@@ -62,8 +62,11 @@ class View:
 
     def words(self, result: Result) -> str:
         """The text with numbers in place of their names."""
-        found = {name: result[name].item() for name in _slots(self.text)}
-        return self.text.format(**found)
+        found = {name: result[name] for name in _slots(self.text)}
+        wide = [name for name, value in found.items() if value.ndim]
+        if wide:
+            raise InputError(f"{wide[0]} in the text of view {self.title!r} is no scalar; show arrays as figures.")
+        return self.text.format(**{name: value.item() for name, value in found.items()})
 
     def arrays(self, result: Result) -> dict[str, np.ndarray]:
         """Arrays by channel."""
