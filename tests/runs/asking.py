@@ -90,3 +90,32 @@ def item(analyzer, seed=0, model=MODEL, data=DATA):
     """An item with the hashes of its inputs."""
     bare = Item(analyzer, (model,), data, None, seed)
     return replace(bare, inputs=bare.context().hashes)
+
+
+@dataclass(frozen=True)
+class Pair(Asked):
+    """Compares two models."""
+
+    needs = frozenset({Need.OTHER})
+
+    def measure(self, context):
+        return {"same": Measured(np.array(context.model.hash == context.other.hash), Evidence.EXACT)}
+
+
+@dataclass(frozen=True)
+class Course(Asked):
+    """Follows several models and a module."""
+
+    needs = frozenset({Need.TRAJECTORY, Need.MODULE})
+
+    def measure(self, context):
+        weights = sum(p.numel() for p in context.module.parameters())
+        return {
+            "length": Measured(np.array(len(context.trajectory)), Evidence.EXACT),
+            "weights": Measured(np.array(weights), Evidence.EXACT),
+        }
+
+
+def factory():
+    """The module of the digits network."""
+    return fixtures.build("digits_mlp")

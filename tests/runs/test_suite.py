@@ -170,6 +170,45 @@ def test_data_that_do_not_fit_are_named(tmp_path, files):
         read_suite(tmp_path / "absent.toml")
 
 
+GROUPS = """
+[models]
+a = "{onnx}"
+b = {{ file = "{weights}", factory = "tests.runs.asking:factory", input_shape = [1, 64] }}
+[data]
+few = {{ file = "{data}", count = 4 }}
+[[run]]
+analyzer = "tests.runs.asking:Pair"
+groups = [["a", "a"], ["a", "b"]]
+[[run]]
+analyzer = "tests.runs.asking:Course"
+groups = [["b", "a", "b"]]
+"""
+
+
+def test_pairs_and_trajectories(tmp_path, files):
+    given = {"onnx": files["model"], "weights": files["model"].replace(".onnx", ".safetensors"), "data": files["data"]}
+    items = read_suite(write(tmp_path, GROUPS.format(**given)))
+    assert [i.names for i in items] == [
+        {"model": "a", "other": "a"},
+        {"model": "a", "other": "b"},
+        {"model": "b", "trajectory": "b, a, b"},
+    ]
+    assert "data" not in items[0].inputs
+    with Store(tmp_path / "s") as store:
+        done = run_suite(items, store, threads())
+        assert (done.items, done.failed) == (2, 0), "two files of one network make one question"
+        same, other, course = (store.get(i.key) for i in items)
+        assert same["same"] and same.key == other.key
+        assert course["length"] == 3 and course["weights"] == 5962
+    for old, new, words in (
+        ('["a", "a"]', '["a"]', "two names"),
+        ('"b", "a", "b"', '"b"', "two or more"),
+        ('"b", "a", "b"', '"a", "b"', "module"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_suite(write(tmp_path, GROUPS.format(**given).replace(old, new)))
+
+
 def test_properties_are_asked_of_models(tmp_path, files):
     box = "".join(f"(declare-const X_{i} Real)(assert (>= X_{i} 0.0))(assert (<= X_{i} 1.0))" for i in range(64))
     outs = "".join(f"(declare-const Y_{i} Real)" for i in range(10))
