@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ascertain.certify.forward import Zonotope, interval_step, zonotope_input, zonotope_step
-from ascertain.certify.linear import Boxes, Charges, Lines, backward, charges, relax
+from ascertain.certify.linear import Boxes, Charges, Relaxations, backward, charges
 from ascertain.certify.optimize import Multipliers, optimize
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Region
+from ascertain.certify.relaxations import relax
+from ascertain.operators.base import Univariate
 
 __all__ = ["Bounded", "bound_nodes", "refiner"]
 
@@ -21,7 +23,7 @@ CACHE = 1 << 20
 MOST_GENERATORS = 5_000_000
 """Entries of all generator matrices above which back-substitution is the cheaper way."""
 
-Refine = Callable[[int, Tensor, dict[int, Lines], Charges], tuple[Tensor, Tensor]]
+Refine = Callable[[int, Tensor, Relaxations, Charges], tuple[Tensor, Tensor]]
 
 
 @dataclass(eq=False)
@@ -29,7 +31,7 @@ class Bounded:
     """Bounds of the inputs of all nonlinear nodes, their lines, and the rounding charges of the region."""
 
     boxes: Boxes = field(default_factory=dict)
-    lines: dict[int, Lines] = field(default_factory=dict)
+    lines: Relaxations = field(default_factory=dict)
     every: Boxes = field(default_factory=dict)
     """Forward bounds of every node."""
     charge: Charges = field(default_factory=Charges)
@@ -67,19 +69,18 @@ def bound_nodes(
                 total = zonotopes[s.index].generators.shape[1]
             continue
         if s.nonlinear is not None:
-            z = s.inputs[0]
-            if z not in out.boxes:
-                out.boxes[z] = _input_box(
-                    plan, region, out, z, back and not (z in linear_so_far and region.ball is None), refine, check
-                )
-                out.every[z] = out.boxes[z]
-            out.lines[s.index] = relax(s, *out.boxes[z], plan.rounding.unit)
+            for z in s.inputs:
+                if z not in out.boxes:
+                    exact = z in linear_so_far and region.ball is None
+                    out.boxes[z] = _input_box(plan, region, out, z, back and not exact, refine, check)
+                    out.every[z] = out.boxes[z]
+            out.lines[s.index] = relax(s, [out.boxes[z] for z in s.inputs], plan.rounding.unit)
         elif all(i in linear_so_far for i in s.inputs):
             linear_so_far.add(s.index)
         out.every[s.index] = interval_step(plan, s, [out.every[i] for i in s.inputs])
         if zonotope:
-            box = out.boxes.get(s.inputs[0]) if s.nonlinear is not None else None
-            zonotopes[s.index] = zonotope_step(plan, s, [zonotopes[i] for i in s.inputs], box, total)
+            boxes = [out.boxes[i] for i in s.inputs] if s.nonlinear is not None else []
+            zonotopes[s.index] = zonotope_step(plan, s, [zonotopes[i] for i in s.inputs], boxes, out.lines.get(s.index), total)
             total = max(total, zonotopes[s.index].generators.shape[1])
             out.every[s.index] = _meet(out.every[s.index], zonotopes[s.index].bounds(plan.rounding.unit))
             if len(region) * total * sum(step.size for step in plan.steps) > MOST_GENERATORS:
@@ -96,7 +97,7 @@ def _worthwhile(plan: Plan, region: Region) -> bool:
 
 
 def _meet(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return torch.maximum(a[0], b[0]), torch.minimum(a[1], b[1])
+    return torch.fmax(a[0], b[0]), torch.fmin(a[1], b[1])  # what is no number bounds nothing
 
 
 def _input_box(
@@ -116,14 +117,16 @@ def _input_box(
         return lower, upper
     curved = torch.zeros(lower.shape, dtype=torch.bool, device=lower.device)
     for s in plan.steps:
-        if s.nonlinear is not None and s.inputs[0] == z:
+        if isinstance(s.nonlinear, Univariate) and s.inputs[0] == z:
             shape = (len(lower), *s.shape)
             curved |= s.nonlinear.curved(lower.reshape(shape), upper.reshape(shape)).reshape(lower.shape)
+        elif s.nonlinear is not None and z in s.inputs:
+            curved |= lower < upper
     index = torch.nonzero(curved.any(0)).squeeze(1)
     if len(index) == 0:
         return lower, upper
     lower, upper = lower.clone(), upper.clone()
-    charge = charges(plan, region, out.boxes, z, out.charge)
+    charge = charges(plan, region, out.boxes, out.lines, z, out.charge)
     room = CACHE if refine is None else 8 * CACHE
     chunk = max(64 // len(region), room // (8 * max(s.size for s in plan.steps) * len(region)), 1)
     for part in index.split(chunk):
@@ -154,7 +157,7 @@ def _start(step: Step, index: Tensor, plan: Plan) -> tuple[int, Tensor, Tensor |
     return step.index, unit.reshape(1, -1, step.size), None
 
 
-def _rows(plan: Plan, region: Region, lines: dict[int, Lines], step: Step, index: Tensor, charge: Charges) -> tuple[Tensor, Tensor]:
+def _rows(plan: Plan, region: Region, lines: Relaxations, step: Step, index: Tensor, charge: Charges) -> tuple[Tensor, Tensor]:
     """Back-substituted bounds of the neurons ``index`` of a node, each ``(B, len(index))``."""
     start, rows, passed = _start(step, index, plan)
     swept = backward(plan, region, lines, start, rows, charge=charge)
@@ -169,7 +172,7 @@ def refiner(plan: Plan, fast: Plan, region: Region, steps: int, check: Callable[
     """Back-substitution with slopes optimised for each neuron: in the fast plan's precision, then proved in this plan's."""
     region_fast = region.to(fast.dtype)
 
-    def refine(z: int, index: Tensor, lines: dict[int, Lines], charge: Charges) -> tuple[Tensor, Tensor]:
+    def refine(z: int, index: Tensor, lines: Relaxations, charge: Charges) -> tuple[Tensor, Tensor]:
         start, rows, _ = _start(fast.steps[z], index, fast)
         single = {k: line.to(fast.dtype) for k, line in lines.items()}
         first = Multipliers.start(fast, single, start, len(region), rows.shape[1])

@@ -86,7 +86,7 @@ class DeepEngine:
         region = region_of(case.set, torch.float64, self.exact.device)
         bounded = self.root(region)
         rows, limits = stack_atoms(case.unsafe, torch.float64, self.exact.device)
-        charge = charges(self.exact, region, bounded.boxes, self.exact.output, bounded.charge)
+        charge = charges(self.exact, region, bounded.boxes, bounded.lines, self.exact.output, bounded.charge)
         flat = rows.reshape(1, -1, rows.shape[-1])
         swept = backward(self.exact, region, bounded.lines, self.exact.output, flat, charge=charge)
         margin = swept.lower.reshape(limits.shape) - limits
@@ -165,7 +165,7 @@ def output_bounds(
         bounded = bound_nodes(plan, region, refine=refiner(plan, fast, region, 3 * steps // 5))
     low, high = (t[0] for t in bounded.every[plan.output])
     if back:
-        charge = charges(plan, region, bounded.boxes, plan.output, bounded.charge)
+        charge = charges(plan, region, bounded.boxes, bounded.lines, plan.output, bounded.charge)
         eye = torch.eye(plan.steps[plan.output].size, dtype=plan.dtype, device=plan.device)
         rows = torch.cat([eye, -eye]).unsqueeze(0)
         if method == "alpha":

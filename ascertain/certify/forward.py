@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ascertain.certify.linear import relax
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Region
+from ascertain.certify.relaxations import Lines, Pair, Relaxation, enclose
+from ascertain.operators.base import Univariate
 
 __all__ = ["Zonotope", "interval_step", "zonotope_input", "zonotope_step"]
 
@@ -23,11 +24,9 @@ def interval_step(plan: Plan, step: Step, args: list[tuple[Tensor, Tensor]]) -> 
     unit, tiny = plan.rounding.unit, plan.rounding.tiny
     if step.value is not None:
         return step.value.unsqueeze(0), step.value.unsqueeze(0)
-    boxed = [(low.reshape(-1, *shape), high.reshape(-1, *shape)) for (low, high), shape in zip(args, step.shapes, strict=True)]
     if step.nonlinear is not None:
-        low, high = (t.reshape(len(t), -1) for t in step.nonlinear.interval(*boxed[0]))
-        room = 0.0 if step.nonlinear.rectifier else 4 * unit * torch.maximum(low.abs(), high.abs()) + tiny
-        return low - room, high + room
+        return enclose(step, args, unit, tiny)
+    boxed = [(low.reshape(-1, *shape), high.reshape(-1, *shape)) for (low, high), shape in zip(args, step.shapes, strict=True)]
     if step.affine is None or step.magnitude is None:
         raise TypeError("a step that is neither the input nor a constant has an operator")
     batch = max(len(low) for low, _ in boxed)
@@ -68,16 +67,22 @@ def zonotope_input(region: Region, unit: float) -> Zonotope:
     return Zonotope(region.center, generators, torch.zeros_like(radius))
 
 
-def zonotope_step(plan: Plan, step: Step, args: list[Zonotope], box: tuple[Tensor, Tensor] | None, total: int) -> Zonotope:
-    """A zonotope through one step; ``box`` bounds the input of a nonlinear step; ``total`` generators exist so far."""
+def zonotope_step(plan: Plan, step: Step, args: list[Zonotope], boxes: list[Pair], line: Relaxation | None, total: int) -> Zonotope:
+    """A zonotope through one step; ``boxes`` bound and ``line`` relaxes a nonlinear step; ``total`` generators exist so far.
+
+    Steps of several variables forget how their outputs depend on the input: a box.
+    """
     unit, tiny = plan.rounding.unit, plan.rounding.tiny
     if step.value is not None:
         value = step.value.unsqueeze(0)
         return Zonotope(value, value.new_zeros((1, 0, step.size)), torch.zeros_like(value))
     if step.affine is None or step.magnitude is None:
-        if box is None:
-            raise ValueError("a nonlinear step needs bounds of its input")
-        return _bend(plan, step, args[0], box, total)
+        if isinstance(line, Lines) and isinstance(step.nonlinear, Univariate):
+            return _bend(plan, step, step.nonlinear, line, args[0], boxes[0], total)
+        low, high = enclose(step, boxes, unit, tiny)
+        center = low + (high - low) / 2
+        radius = torch.maximum(high - center, center - low) * (1 + 4 * unit)
+        return Zonotope(center, center.new_zeros((len(center), 0, step.size)), radius)
     batch = max(len(z.center) for z in args)
     gens = max(z.generators.shape[1] for z in args)
     center = step.affine.forward(*_shaped(step, [z.center.expand(batch, -1) for z in args])).reshape(batch, -1)
@@ -96,14 +101,12 @@ def _shaped(step: Step, flat: list[Tensor]) -> list[Tensor]:
     return [t.reshape(len(t), *shape) for t, shape in zip(flat, step.shapes, strict=True)]
 
 
-def _bend(plan: Plan, step: Step, z: Zonotope, box: tuple[Tensor, Tensor], total: int) -> Zonotope:
+def _bend(plan: Plan, step: Step, operator: Univariate, line: Lines, z: Zonotope, box: Pair, total: int) -> Zonotope:
     """A nonlinear step: the parallel strip around the upper line; one new generator for each neuron that is curved in the batch."""
     unit, (lower, upper) = plan.rounding.unit, box
-    line = relax(step, lower, upper, unit)
     slope = line.upper_slope[:, 0]
     shape = (len(lower), *step.shape)
-    operator = step.operator
-    low, high = operator.intercepts(lower.reshape(shape), upper.reshape(shape), slope.reshape(shape))  # type: ignore[attr-defined]
+    low, high = operator.intercepts(lower.reshape(shape), upper.reshape(shape), slope.reshape(shape))
     low, high = low.reshape(len(lower), -1), high.reshape(len(lower), -1)
     room = 16 * unit * (slope.abs() * torch.maximum(lower.abs(), upper.abs()) + torch.maximum(low.abs(), high.abs()))
     height = (high - low) / 2 + room

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ascertain.certify.relaxations import Lines
+
 __all__ = ["bend", "concretise", "weigh"]
 
 _LOOSE = {"reassoc", "contract"}
@@ -17,7 +19,7 @@ _MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_LOOSE, error_model="numpy")
-def _bend_row(row, lo, hi, level, charge, below, target):  # type: ignore[no-untyped-def]
+def _bend_row(row, lo, hi, floor, level, charge, below, target):  # type: ignore[no-untyped-def]
     total = 0.0
     wrong = 0.0
     for i in range(row.size):
@@ -26,21 +28,22 @@ def _bend_row(row, lo, hi, level, charge, below, target):  # type: ignore[no-unt
         minus = min(v, 0.0)
         w = plus * lo[i] + minus * hi[i]
         target[i] = w
-        total += minus * level[i]
+        total += minus * level[i] + plus * floor[i]
         wrong += abs(v) * charge[i] + abs(w) * below[i]
     return total, wrong
 
 
 @numba.njit(nogil=True, cache=True, parallel=True)
-def _bend(a, lo, hi, level, charge, below, out, constant, error):  # type: ignore[no-untyped-def]
+def _bend(a, lo, hi, floor, level, charge, below, out, constant, error):  # type: ignore[no-untyped-def]
     batch, count, _ = out.shape
     for r in numba.prange(batch * count):
         b, s = r // count, r % count
         constant[b, s], error[b, s] = _bend_row(
             a[b % a.shape[0], s],
             lo[b % lo.shape[0], s % lo.shape[1]],
-            hi[b % hi.shape[0]],
-            level[b % level.shape[0]],
+            hi[b % hi.shape[0], s % hi.shape[1]],
+            floor[b % floor.shape[0], s % floor.shape[1]],
+            level[b % level.shape[0], s % level.shape[1]],
             charge,
             below,
             out[b, s],
@@ -90,27 +93,23 @@ def weigh(a: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
-def _flat(t: Tensor) -> np.ndarray:
-    return np.asarray(t.contiguous().numpy()).reshape(len(t), -1)
+def bend(a: Tensor, line: Lines, charge: Tensor | None, below: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Coefficients a (b, S, n) through lines: through the lower one where positive, through the upper one where negative.
 
-
-def bend(
-    a: Tensor, lo: Tensor, hi: Tensor, level: Tensor, charge: Tensor | None, below: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Coefficients a (b, S, n) through lines: slopes lo (b, s, n) where positive, hi (b, 1, n) where negative, intercepts level.
-
-    Returns out = max(a, 0) lo + min(a, 0) hi (B, S, n), the sums of min(a, 0) level and of |a| charge + |out| below, (B, S) each.
+    Returns out (B, S, n) on the input, the sums with the intercepts and the sums |a| charge + |out| below, (B, S) each.
     """
-    batch, count, size = max(len(a), len(lo), len(hi)), a.shape[1], a.shape[2]
+    batch, count, size = max(len(a), len(line.upper_slope)), a.shape[1], a.shape[2]
     out, constant, error = torch.empty((batch, count, size), dtype=a.dtype), *torch.empty((2, batch, count), dtype=a.dtype)
     none = np.zeros(size, dtype=out.numpy().dtype)
     own, next_ = (none if c is None else c.numpy() for c in (charge, below))
+    floor = none.reshape(1, 1, -1) if line.lower_intercept is None else line.lower_intercept.contiguous().numpy()
     _share(out.numel())
     _bend(
         a.contiguous().numpy(),
-        lo.contiguous().numpy(),
-        _flat(hi),
-        _flat(level),
+        line.lower_slope.contiguous().numpy(),
+        line.upper_slope.contiguous().numpy(),
+        floor,
+        line.upper_intercept.contiguous().numpy(),
         own,
         next_,
         out.numpy(),

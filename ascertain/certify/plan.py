@@ -13,7 +13,7 @@ from torch import Tensor
 from ascertain.certify.rounding import DOUBLE, SINGLE, Rounding
 from ascertain.errors import UnsupportedError
 from ascertain.graph.graph import Constant, Graph
-from ascertain.operators.base import Affine, Operator, Shape, Univariate
+from ascertain.operators.base import Affine, Bilinear, Operator, Planar, Shape, Univariate
 
 __all__ = ["Plan", "Step"]
 
@@ -35,7 +35,9 @@ class Step:
     """Relative error of one application of the affine map in this precision (see `Affine.terms`)."""
     error: Tensor | None = None
     """Bound of |true value - value of the stored affine map| on the region, where the map itself was rounded."""
-    nonlinear: Univariate | None = None
+    nonlinear: Univariate | Bilinear | Planar | None = None
+    longest: int = 1
+    """Terms of the longest sum by which a nonlinear step joins its inputs or their coefficients."""
     value: Tensor | None = None
     """Flat value of a constant."""
 
@@ -46,6 +48,11 @@ class Step:
         if found is None:
             raise TypeError("an input or a constant has no operator")
         return found
+
+    @property
+    def rectifier(self) -> bool:
+        """Whether the step is max(x, 0)."""
+        return isinstance(self.nonlinear, Univariate) and self.nonlinear.rectifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +68,7 @@ class Plan:
 
     @classmethod
     def compile(cls, graph: Graph, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu") -> Plan:
-        """Compiles a lowered graph; raises UnsupportedError listing every node that is neither affine nor univariate."""
+        """Compiles a lowered graph; raises UnsupportedError listing every node for which no family states bounds."""
         target = torch.device(device)
         rounding = DOUBLE if dtype == torch.float64 else SINGLE
 
@@ -94,8 +101,9 @@ class Plan:
                         gamma=rounding.gamma(terms) if terms else 0.0,
                     )
                 )
-            elif isinstance(operator, Univariate):
-                steps.append(Step(**common, nonlinear=operator.convert(tensor)))  # type: ignore[arg-type]
+            elif isinstance(operator, (Univariate, Bilinear, Planar)):
+                longest = _longest(operator, shapes)
+                steps.append(Step(**common, nonlinear=operator.convert(tensor), longest=longest))  # type: ignore[arg-type]
             else:
                 unknown.append((operator.name, node.name))
         if unknown:
@@ -122,6 +130,7 @@ class Plan:
         """Multiply-adds of one forward or backward pass of one row, about."""
         total = 0.0
         for s in self.steps:
+            total += s.size * s.longest if s.nonlinear is not None and s.longest > 1 else 0.0
             weights = () if s.affine is None else s.affine.arrays().values()
             total += sum(w.numel() * s.size / w.shape[0] for w in weights if w.ndim > 1)
         return total
@@ -153,9 +162,19 @@ class Plan:
             else:
                 args = [out[i].reshape(-1, *shape) for i, shape in zip(s.inputs, s.shapes, strict=True)]
                 value = s.operator.forward(*args)
-                stand_in = s.nonlinear.surrogate(args[0]) if surrogate and s.nonlinear is not None else None
+                stand_in = s.nonlinear.surrogate(args[0]) if surrogate and isinstance(s.nonlinear, Univariate) else None
                 if stand_in is not None:
                     # the value itself, without rounding: the difference is exactly zero
                     value = value.detach() + (stand_in - stand_in.detach())
                 out.append(value.reshape(len(x), -1))
         return out
+
+
+def _longest(operator: Univariate | Bilinear | Planar, shapes: tuple[Shape, ...]) -> int:
+    if isinstance(operator, Bilinear):
+        x, y, out = operator.terms
+        sizes = dict(zip(x + y, (*shapes[0], *shapes[1]), strict=True))
+        total = int(np.prod(list(sizes.values()), dtype=np.int64))
+        kept = (int(np.prod([sizes[c] for c in letters], dtype=np.int64)) for letters in (x, y, out))
+        return max(total // max(1, n) for n in kept)
+    return 3 * shapes[0][operator.axis] if isinstance(operator, Planar) else 1

@@ -20,7 +20,7 @@ from ascertain.certify.linear import Boxes, Charges, charges
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Ball, Region
 from ascertain.certify.rounding import SINGLE
-from ascertain.operators.base import Affine, Array, Shape
+from ascertain.operators.base import Affine, Array, Shape, Univariate
 
 __all__ = ["Joint", "Reduced", "reduce_plan"]
 
@@ -85,7 +85,7 @@ class Reduced:
                     DenseLayer(sources, blocks, (None,) * len(blocks), s.affine.bias.cpu().numpy(), s.error.cpu().numpy())
                 )
             elif s.nonlinear is not None:
-                if not s.nonlinear.rectifier:
+                if not s.rectifier:
                     return None
                 place[s.index] = len(layers)
         return DenseForm(len(self.free), tuple(layers), tuple((k, self.plan.steps[k].size) for k in self.plan.nonlinear))
@@ -109,7 +109,7 @@ def _curved(plan: Plan, bounded: Bounded) -> dict[int, Tensor]:
             continue
         step = plan.steps[k]
         lower, upper = (t[0] for t in bounded.boxes[step.inputs[0]])
-        keep = (lower < 0) & (upper > 0) if step.operator.rectifier else torch.ones_like(lower, dtype=torch.bool)  # type: ignore[attr-defined]
+        keep = (lower < 0) & (upper > 0) if step.rectifier else torch.ones_like(lower, dtype=torch.bool)
         found[k] = torch.nonzero(keep).squeeze(1)
     return found
 
@@ -137,7 +137,7 @@ def _substitute(plan: Plan, bounded: Bounded, curved: dict[int, Tensor], charge:
             neurons[s.index] = a[:, curved[s.index]]
             z = s.inputs[0]
             on = (bounded.boxes[z][0][0] >= 0).to(a.dtype)
-            if not s.operator.rectifier:  # type: ignore[attr-defined]
+            if not s.rectifier:
                 on = torch.zeros_like(on)
             on[curved[s.index]] = 0.0
             pending[z] = pending[z] + a * on if z in pending else a * on
@@ -155,13 +155,20 @@ def reduce_plan(
     limit: int,
     check: Callable[[], None] = lambda: None,
 ) -> Reduced | None:
-    """The network on one set with outputs ``rows . y - limits``, rows (S, n_out); None when over ``limit`` matrix entries."""
+    """The network on one set with outputs ``rows . y - limits``, rows (S, n_out); None when over ``limit`` matrix entries.
+
+    None, too, where nonlinearities of other kinds are more than a tenth of it: they all stay, and structure is worth more.
+    """
+    smooth = sum(plan.steps[k].size for k in plan.nonlinear if not plan.steps[k].rectifier)
+    every = sum(plan.steps[k].size for k in plan.nonlinear)
+    if smooth > 0.1 * every or any(not isinstance(plan.steps[k].nonlinear, Univariate) for k in plan.nonlinear):
+        return None
     curved = _curved(plan, bounded)
     free = torch.nonzero(region.upper[0] > region.lower[0]).squeeze(1)
     total = sum(len(i) for i in curved.values())
     if (total + len(rows)) * (len(free) + total) > limit:
         return None
-    charge = charges(plan, region, bounded.boxes, plan.output, bounded.charge)
+    charge = charges(plan, region, bounded.boxes, bounded.lines, plan.output, bounded.charge)
     fixed = region.center.clone()
     still = torch.ones_like(fixed[0], dtype=torch.bool)
     still[free] = False

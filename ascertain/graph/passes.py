@@ -16,6 +16,7 @@ import numpy as np
 
 from ascertain.graph.graph import Builder, Graph, Input, Node, fingerprint
 from ascertain.graph.legality import check, reached
+from ascertain.graph.patterns import gates
 from ascertain.operators.base import Affine, Composite, Operator, Ref
 
 __all__ = ["PASSES", "Pass", "dead_code", "expand", "fuse", "identities", "lower", "share"]
@@ -111,16 +112,16 @@ def _keep(graph: Graph, kept: list[int], same: dict[int, int]) -> Graph:
     return replace(graph, nodes=nodes, input=moved(graph.input), output=moved(graph.output))
 
 
-PASSES: tuple[Pass, ...] = (expand, dead_code, identities, share, fuse, identities)
+PASSES: tuple[Pass, ...] = (gates, expand, dead_code, identities, share, fuse, identities)
 """What `lower` runs, in order."""
 
 
 def lower(graph: Graph, keep: tuple[type[Operator], ...] = ()) -> Graph:
-    """The equal graph of affine and univariate operators only, without repeated, idle or unused nodes; every pass is checked.
+    """The equal graph of operators that are no composites, without repeated, idle or unused nodes; every pass is checked.
 
     Composites of the classes ``keep`` stay as they are (univariate ones also expand: into rectifiers, unless kept).
     """
-    passes: tuple[Pass, ...] = (partial(expand, keep=keep), *PASSES[1:])
+    passes: tuple[Pass, ...] = (gates, partial(expand, keep=keep), *PASSES[2:])
     for rewrite in passes:
         changed = rewrite(graph)
         graph = graph if changed is graph else check(changed)
