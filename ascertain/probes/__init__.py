@@ -10,13 +10,30 @@ from ascertain.probes.attention import (
     hopfield_states,
 )
 from ascertain.probes.canonical import CCA, PWCCA, SVCCA
+from ascertain.probes.degeneracy import Coupling, Degeneracy, LayerDegeneracy, degeneracy
 from ascertain.probes.dictionaries import ReconstructionError, reconstruction_error
 from ascertain.probes.dimension import Dimension, dimension
 from ascertain.probes.directions import AccuracyKept, ClassDirections, accuracy_kept, class_directions
+from ascertain.probes.feature_merging import FeatureMerging, MergedLayer, merge_features
 from ascertain.probes.geometry import RSA, LinearPredictivity, MutualNeighbours, Procrustes
+from ascertain.probes.information import (
+    Binned,
+    Compressed,
+    Information,
+    InformationPlane,
+    Neighbours,
+    Noisy,
+    information_plane,
+    mutual_information,
+)
+from ascertain.probes.interaction import Basis, Interactions, interaction_basis, interactions
 from ascertain.probes.kernels import CKA
+from ascertain.probes.learning_coefficient import LearningCoefficient, Sampler, learning_coefficient
+from ascertain.probes.linear_maps import LinearMap, linear_map
 from ascertain.probes.linear_probes import LinearProbe, linear_probe
 from ascertain.probes.measure import Measure
+from ascertain.probes.modularity import Modules, modularity, modules
+from ascertain.probes.relevance import AlphaBeta, Epsilon, Gamma, Relevance, ZBox, relevance
 from ascertain.probes.similarity import (
     Convergence,
     Similarity,
@@ -38,39 +55,72 @@ __all__ = [
     "SVCCA",
     "AccuracyKept",
     "Activations",
+    "AlphaBeta",
     "AttentionEntropy",
+    "Basis",
+    "Binned",
     "ClassDirections",
+    "Compressed",
     "Convergence",
+    "Coupling",
+    "Degeneracy",
     "Dimension",
+    "Epsilon",
+    "FeatureMerging",
     "FewSamplesWarning",
+    "Gamma",
+    "Information",
+    "InformationPlane",
+    "Interactions",
     "Isotropy",
+    "LayerDegeneracy",
+    "LearningCoefficient",
+    "LinearMap",
     "LinearPredictivity",
     "LinearProbe",
     "Measure",
+    "MergedLayer",
     "Metastability",
+    "Modules",
     "Moments",
     "MutualNeighbours",
+    "Neighbours",
+    "Noisy",
     "Oversmoothing",
     "Procrustes",
     "ReconstructionError",
+    "Relevance",
     "ResidualUse",
+    "Sampler",
     "Similarity",
     "SimilarityMap",
     "Stitching",
     "WeightSpectrum",
+    "ZBox",
     "accuracy_kept",
     "activations",
     "attention_entropy",
     "attention_weights",
     "class_directions",
     "convergence",
+    "degeneracy",
     "dimension",
     "hopfield_energy",
     "hopfield_states",
+    "information_plane",
+    "interaction_basis",
+    "interactions",
     "isotropy",
+    "learning_coefficient",
+    "linear_map",
     "linear_probe",
+    "merge_features",
+    "modularity",
+    "modules",
+    "mutual_information",
     "oversmoothing",
     "reconstruction_error",
+    "relevance",
     "residual_use",
     "similarity",
     "similarity_map",
