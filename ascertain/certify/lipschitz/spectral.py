@@ -18,7 +18,7 @@ from ascertain.certify.lipschitz.plant import slopes
 from ascertain.certify.lipschitz.program import Norms
 from ascertain.certify.lipschitz.rigorous import NotVerified, largest_eigenvalue, root, square
 from ascertain.errors import UnsupportedError
-from ascertain.graph.graph import Builder, Graph, Node
+from ascertain.graph.graph import Builder, Graph, Node, fingerprint
 from ascertain.graph.passes import lower
 from ascertain.operators.base import Affine, Composite, Shape, Univariate
 
@@ -127,6 +127,7 @@ def product_bound(graph: Graph, norms: Norms, directions: np.ndarray | None = No
     """The product of layer norms, sums where paths meet: a proved constant for any network size; infinite where it is not known."""
     graph = lower(graph, keep=(Univariate, Composite))
     constants: dict[int, float] = {graph.input: 1.0}
+    alone: dict[tuple[bytes, Shape], float] = {}
     for i, node in enumerate(graph.nodes):
         moving = [j for j in node.inputs if j in constants]
         if i == graph.input or not moving:
@@ -138,7 +139,10 @@ def product_bound(graph: Graph, norms: Norms, directions: np.ndarray | None = No
             low, high = slopes(node)
             constants[i] = max(float(abs(low).max()), float(abs(high).max())) * constants[moving[0]] * ROOM
         else:
-            constants[i] = _alone(node, graph.shapes(node), norms.input) * constants[moving[0]] * ROOM
+            key = fingerprint(node.operator), node.shape
+            if key not in alone:
+                alone[key] = _alone(node, graph.shapes(node), norms.input)
+            constants[i] = alone[key] * constants[moving[0]] * ROOM
     value = constants[graph.output]
     size = graph.output_size
     if directions is not None:
