@@ -114,10 +114,11 @@ class Neighbours:
             return _labelled(a, b, self.k) if _is_label(b) else _kraskov(a, b, self.k)
 
         kind = "labels" if _is_label(other) else "continuous numbers"
+        most = round(log(len(t), 2) / 2)
         meaning = (
-            f"information with {kind} from distances to {self.k} neighbours; reliable for up to about 10 dimensions and {{}} bits "
+            f"information with {kind} from distances to {self.k} neighbours; reliable for up to about 10 dimensions and {most} bits "
             "(strong dependence needs exponentially many samples), and only where neither is a function of the other"
-        ).format(round(log(max(len(t), 2), 2) / 2))
+        )
         return _estimated(estimate, t, other, seed, self.k, meaning)
 
 
@@ -135,10 +136,11 @@ class Compressed:
         first, kept = _principal(t, self.dimensions)
         second, also = (other, 1.0) if _is_label(other) else _principal(other, self.dimensions)
         found = Neighbours(self.k).between(first, second, seed)
+        against = "labels" if _is_label(other) else f"{second.shape[1]} ({also:.1%})"
         meaning = (
-            f"information between {first.shape[1]} principal components ({kept:.1%} of variance) and {{}}: what compression loses is "
-            f"missing, so the truth is at least this, up to error; {found.meaning}"
-        ).format("labels" if _is_label(other) else f"{second.shape[1]} ({also:.1%})")
+            f"information between {first.shape[1]} principal components ({kept:.1%} of variance) and {against}: what compression "
+            f"loses is missing, so the truth is at least this, up to error; {found.meaning}"
+        )
         return Information(found.value, found.lower, found.upper, found.null, found.samples, meaning, found.evidence)
 
 
@@ -172,7 +174,8 @@ class Noisy:
             value -= share * self._sampled(t[other == label], seed)
         lower, upper = max(lower, 0.0), max(min(upper, _entropy(other)), 0.0)
         value = float(np.clip(value, lower, upper))
-        return Information(value, lower, upper, float("nan"), len(t), self._meaning("about the label", t), Evidence.BOUNDED)
+        meaning = self._meaning("about the label", t)
+        return Information(value, lower, upper, float("nan"), len(t), meaning, Evidence.BOUNDED)
 
     def _meaning(self, about: str, t: Array) -> str:
         return (
