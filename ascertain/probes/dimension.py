@@ -65,6 +65,8 @@ def dimension(
             notes.append(f"{len(x) - len(fewer)} duplicates were removed")
             x = fewer[np.random.default_rng(seed).permutation(len(fewer))]
     count = len(x) // places
+    if local and places > 1:
+        notes.append("positions of one sample count as neighbours of each other")
     if not local and len(x) <= x.shape[1]:
         notes.append(f"{len(x)} rows of {x.shape[1]} features: the value is at most {len(x) - 1} whatever the layer is")
     value = _dimension(x, method, k)
@@ -76,7 +78,8 @@ def dimension(
 def _error(x: np.ndarray, method: Method, k: int, count: int) -> float:
     """Half the width of the 95 % interval by the delete-a-group jackknife; infinite where it needs every sample."""
     groups, places = min(10, count), len(x) // count
-    found = np.array([_or_nan(x[np.repeat(np.arange(count) % groups != g, places)], method, k) for g in range(groups)])
+    group = np.repeat(np.random.default_rng(0).permutation(count) % groups, places)
+    found = np.array([_or_nan(x[group != g], method, k) for g in range(groups)])
     if np.isnan(found).any():
         return float("inf")
     return float(np.sqrt((groups - 1) / groups * ((found - found.mean()) ** 2).sum()) * student.ppf(0.975, groups - 1))

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from ascertain import load
 from ascertain.errors import AscertainError, DataError, ModelError, ResourceError, ShapeError
 from ascertain.probes.activations import FewSamplesWarning, activations
+from ascertain.probes.canonical import CCA, PWCCA, SVCCA
+from ascertain.probes.geometry import Procrustes
 from ascertain.probes.kernels import CKA
 from ascertain.probes.similarity import similarity_map
 
@@ -207,7 +209,10 @@ def test_moments_are_those_of_the_rows():
     np.testing.assert_allclose(moments.covariance, (both - both.mean(0)).T @ (both - both.mean(0)), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(moments.cross("0", "2"), moments.covariance[:4, 4:])
     assert moments.samples == 40 and moments.count == 40 * 36
-    assert "chance" not in similarity_map(moments, measure=CKA(debiased=False)).measure
+    for measure in (CKA(debiased=False), CCA(), SVCCA(), PWCCA(), Procrustes()):
+        ours, wanted = similarity_map(moments, measure=measure), similarity_map(rows, measure=measure, groups=0, shuffles=0)
+        np.testing.assert_allclose(ours.values, wanted.values, atol=1e-6)
+        assert "keep='arrays'" in ours.notes[0] and (ours.low == measure.limits[0]).all()
     with pytest.raises(DataError, match="keep='arrays'"):
         similarity_map(moments)
 
