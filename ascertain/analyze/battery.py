@@ -18,7 +18,7 @@ from ascertain.analyze.measuring import analyze
 from ascertain.analyze.registry import explain, options_of, schema
 from ascertain.analyze.result import Result, read_record
 from ascertain.analyze.views import figure_of
-from ascertain.errors import AscertainError
+from ascertain.errors import AscertainError, InputError
 
 __all__ = ["BatteryFailure", "check_analyzer"]
 
@@ -89,7 +89,10 @@ def _round_trip(kind: type[Analyzer], analyzer: Analyzer, result: Result) -> Non
     views = kind().views(restored)
     _promise(kind, "views", len(views) > 0, "it shows nothing")
     for view in views:
-        figure = figure_of(view, restored)
+        try:
+            figure = figure_of(view, restored)
+        except InputError as error:
+            raise BatteryFailure(f"{kind.called()}: views: {error}") from error
         _promise(kind, "views", bool(figure["title"]), "a view has no title")
 
 

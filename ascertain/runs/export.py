@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,20 +27,15 @@ def export(records: Iterable[Result | Failure], path: Path) -> int:
     if path.suffix not in writers:
         raise InputError(f"{path} is of no known kind; give a name that ends in {', '.join(writers)}.")
     found = list(records)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error}); check its folder.") from None
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         writers[path.suffix](found, temporary)
-        temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); check its folder and the room on disk.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_file():
+            temporary.unlink()
     return len(found)
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 
 from ascertain.analyze.result import Failure, Result
+from ascertain.errors import ResourceError
 from ascertain.runs.division import children
 from ascertain.runs.executors import Workers
 from ascertain.runs.items import Item
@@ -123,6 +124,8 @@ class _Run:
 
     def _take(self, future: Future[Result | Failure], item: Item) -> bool:
         """Stores the answer; False when the process died."""
+        if future.cancelled():
+            raise ResourceError(f"the workers went away before {item} was answered; run again to go on.")
         error = future.exception()
         if error is None:
             self._keep(item, future.result())

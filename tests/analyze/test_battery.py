@@ -42,7 +42,7 @@ def test_the_battery_catches(kind, words):
 
 @pytest.mark.parametrize(("kind", "words"), [(breaking.Missing, "two"), (breaking.Misshapen, "z has 0 axes")])
 def test_views_that_cannot_be_drawn(kind, words):
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(BatteryFailure, match=words):
         check_analyzer(kind)
 
 

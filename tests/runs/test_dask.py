@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from ascertain.errors import InputError
+from ascertain.errors import InputError, ResourceError
 from ascertain.runs import Store, Workers, dask_workers, local_workers, run_suite
 from tests.runs.asking import Dies, Quick, Raises, item
 
@@ -47,6 +47,15 @@ def test_an_item_that_kills_every_worker_is_reported(tmp_path, monkeypatch):
         done = run_suite(items, store, dask_workers("local", 1))
         assert (done.stored, done.failed) == (4, 1)
         assert store.get(items[0].key).error == "WorkerDied"
+
+
+def test_a_cluster_that_goes_away_is_named_and_nothing_stored_is_lost(tmp_path, cluster):
+    items = [item(Quick(0.1), seed) for seed in range(20)]
+    with Store(tmp_path / "s") as store:
+        with pytest.raises(ResourceError, match="went away"):
+            run_suite(items, store, dask_workers(cluster.scheduler_address), notice=lambda *_: cluster.close())
+        assert 1 <= len(store) < 20 and not store.failures()
+        assert run_suite(items, store, local_workers(2)).items == len(store) == 20
 
 
 def test_nobody_answers(monkeypatch):
