@@ -87,9 +87,8 @@ class Convergence:
     def agree(self) -> bool:
         """Whether no two layers converge one way round under SVCCA and the other way round under CKA."""
         steps = {name: i for i, name in enumerate(self.svcca.rows)}
-        pairs = [
-            [steps.get(first[name] or "", len(steps)) for first in (self.first_svcca, self.first_cka)] for name in self.order_cka
-        ]
+        firsts = (self.first_svcca, self.first_cka)
+        pairs = [[steps.get(first[name] or "", len(steps)) for first in firsts] for name in self.order_cka]
         return not any((a - c) * (b - d) < 0 for a, b in pairs for c, d in pairs)
 
     def __str__(self) -> str:
