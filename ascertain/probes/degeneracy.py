@@ -176,6 +176,7 @@ def degeneracy(module: torch.nn.Module, inputs: Any, *, tolerance: float = 1e-10
         for batch in data.split(batch_size):
             jacobian.add(_jacobian(module, values, names, batch))
             _observe(module, values, batch, records, reads, linear)
+    records = [record for record in records if record.activations.rows]  # attention uses some dense layers without calling them
     spans = _spans(values, names)
     layers = tuple(_layer(record, dense[record.name], jacobian, spans, tolerance) for record in records)
     owned = {f"{record.name}.{p}".lstrip(".") for record in records for p in ("weight", "bias")}
@@ -255,7 +256,8 @@ def _observe(
 ) -> None:
     """Adds inputs and output gradients of the dense layers on one batch, and which of them read which through what."""
     names = [record.name for record in records]
-    live = {n: v.clone().requires_grad_() if v.is_floating_point() else v for n, v in values.items()}
+    trained = {name for name, _ in module.named_parameters()}
+    live = {name: value.clone().requires_grad_() if name in trained else value for name, value in values.items()}
     with called(module, names) as calls:
         result = call(module, live, batch).reshape(len(batch), -1)
     pairs = [(record, a, z) for record in records for a, z in calls[record.name]]

@@ -116,7 +116,7 @@ class Neighbours:
         kind = "labels" if _is_label(other) else "continuous numbers"
         most = round(log(len(t), 2) / 2)
         meaning = (
-            f"information with {kind} from distances to {self.k} neighbours; reliable for up to about 10 dimensions and {most} bits "
+            f"information with {kind} from distances to {self.k} neighbours; reliable up to about 10 dimensions and {most} bits "
             "(strong dependence needs exponentially many samples), and only where neither is a function of the other"
         )
         return _estimated(estimate, t, other, seed, self.k, meaning)

@@ -157,3 +157,19 @@ class Centred(nn.Module):
 def test_too_few_samples_lower_the_evidence():
     found = degeneracy(net(5, 6, 2), data(8))
     assert found.rank <= 16 and found.evidence is Evidence.ESTIMATED
+
+
+def test_dense_layers_that_are_never_called_count_as_other_parameters():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.encoder, self.head = nn.TransformerEncoderLayer(4, 2, 5, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.encoder(x).mean(1))
+
+    found = degeneracy(Encoder(), torch.randn(150, 3, 4))
+    assert min(layer.joint for layer in found.layers) >= 0
+    assert "encoder.self_attn.out_proj.weight" in [layer.name for layer in found.layers if not layer.inputs]
+    assert sum(found.kinds.values()) == found.free
