@@ -2,8 +2,7 @@
 
 One BLAS thread. Random rectifier networks (N(0, 1 / fan in), seed 0) by every method of ours, with ``--peers`` also the chain
 program of LipSDP through cvxpy with SCS (what it answers, and the bound that its multipliers prove), and eclipse-nn where it can be
-imported.
-``--weights``: a folder of MaxMin networks (weights_l2_*.mat of the repository ppauli/QCs_MaxMin), the product of norms beside.
+imported. ``--weights``: a folder of MaxMin networks (weights_l2_*.mat and resweights_*.mat of the repository ppauli/QCs_MaxMin).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ascertain import Graph, lipschitz
 from ascertain.certify.lipschitz import plant
 from ascertain.certify.lipschitz.solve import bound_of
 from ascertain.graph import Builder
-from ascertain.operators import Dense, GroupSort, Relu
+from ascertain.operators import Dense, GroupSort, Relu, Sum
 from ascertain.operators.base import Operator
 
 SIZES = [(16, 2), (16, 3), (16, 5), (32, 2), (32, 3), (32, 5), (64, 2), (64, 3), (64, 5), (128, 2), (128, 3), (128, 5)]
@@ -170,7 +169,17 @@ def unsound_cases() -> Iterator[str]:
         yield f"{name:<12} attained {attained:.4f}  eclipse-nn {theirs}  ours {found.value:.4f} {found.evidence}"
 
 
-def stored(folder: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
+def residual(weights: Sequence[np.ndarray]) -> Graph:
+    """A first and a last dense layer; between them state + maxmin(W state)."""
+    builder = Builder()
+    x = builder.input((1, weights[0].shape[1]))
+    y = builder(Dense(np.ascontiguousarray(weights[0])), x)
+    for w in weights[1:-1]:
+        y = builder(Sum((1.0, 1.0)), y, builder(maxmin(), builder(Dense(np.ascontiguousarray(w)), y)))
+    return builder.graph(x, builder(Dense(np.ascontiguousarray(weights[-1])), y))
+
+
+def stored(folder: Path) -> Iterator[tuple[str, Graph]]:
     """The networks of a folder, smallest first."""
     from scipy.io import loadmat
 
@@ -179,8 +188,10 @@ def stored(folder: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
         cells = found.get("W", next(iter(found.values())))
         return [np.asarray(w, float) for w in cells.ravel()]
 
-    networks = [(file.stem.removeprefix("weights_"), read(file)) for file in folder.glob("weights_l2_*.mat")]
-    yield from sorted(networks, key=lambda n: sum(len(w) for w in n[1]) * len(n[1][1]))
+    files = [*folder.glob("weights_l2_*.mat"), *folder.glob("resweights_*.mat")]
+    for file in sorted(files, key=lambda f: f.stat().st_size):
+        weights = read(file)
+        yield file.stem, residual(weights) if file.stem.startswith("res") else network(weights, maxmin)
 
 
 def maxmin() -> Operator:
@@ -200,15 +211,15 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     from threadpoolctl import threadpool_limits
 
-    print(f"{'network':<12} {'method':<36} {'solver':>12} {'bound':>14} {'evidence':<9} {'product':>10} {'cpu s':>8} {'MB':>6}")
+    print(f"{'network':<20} {'method':<36} {'solver':>12} {'bound':>14} {'evidence':<9} {'product':>10} {'cpu s':>8} {'MB':>6}")
     with threadpool_limits(1):
         ours("warm up", network(random_weights(4, 2), Relu), "interior", 60.0)
         for width, depth in [*SIZES, *(WIDE if options.wide else [])]:
             if options.match in f"{width}x{depth}":
                 _random(width, depth, options)
-        for name, weights in stored(options.weights) if options.weights else ():
+        for name, graph in stored(options.weights) if options.weights else ():
             if options.match in name:
-                _show(ours(name, network(weights, maxmin), "auto", options.timeout), options.out)
+                _show(ours(name, graph, "auto", options.timeout), options.out)
         if options.peers and importlib.util.find_spec("eclipse_nn") is not None:
             print(*unsound_cases(), sep="\n")
     return 0
@@ -239,7 +250,7 @@ def _show(row: Row, out: Path | None) -> None:
     numbers = (
         f"{row.raw:>12.7g} {row.bound:>14.9g} {row.evidence:<9} {row.product:>10.5g} {row.cpu_seconds:>8.2f} {row.megabytes:>6.0f}"
     )
-    print(f"{row.network:<12} {row.method:<36} {numbers}", flush=True)
+    print(f"{row.network:<20} {row.method:<36} {numbers}", flush=True)
     if out is not None:
         with out.open("a") as stream:
             stream.write(json.dumps(asdict(row)) + "\n")

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from ascertain import Evidence, fixtures, lipschitz, lipschitz_pairs, load
-from ascertain.certify.lipschitz import plant_constant, read_certificate, recheck
+from ascertain.certify.lipschitz import Norms, plant, plant_constant, read_certificate, recheck
 from ascertain.certify.lipschitz.equilibrium import equilibrium, maxmin_equilibrium
+from ascertain.certify.lipschitz.rigorous import NotVerified, prove
+from ascertain.certify.lipschitz.start import start
 from ascertain.errors import DataError, ModelError, ShapeError, UnsupportedError
 from ascertain.graph import Builder
 from ascertain.operators import Dense, GroupSort, LeakyRelu, Relu, Sum, Tanh
@@ -211,8 +213,10 @@ EXACT = [
 ]
 
 
-@pytest.mark.parametrize("options", EXACT)
-@pytest.mark.parametrize("activation", [Relu, lambda: GroupSort(1, 2), lambda: LeakyRelu(0.1), Tanh])
+@pytest.mark.parametrize(
+    ("options", "activation"),
+    [*((options, Relu) for options in EXACT), ({}, lambda: GroupSort(1, 2)), ({}, lambda: LeakyRelu(0.1)), ({}, Tanh)],
+)
 def test_certificates_hold_in_exact_arithmetic_and_smaller_values_do_not(options, activation):
     network = mlp(gaussian((3, 6, 4, 3), 4), activation)
     certificate = lipschitz(network, **options).certificate
@@ -242,3 +246,21 @@ def test_residual_networks_and_dead_neurons_in_exact_arithmetic():
     weights = gaussian((3, 6, 3), 4)
     weights[0][2] = 0
     assert recheck(lipschitz(mlp(weights)).certificate, mlp(weights))
+
+
+def test_whatever_multipliers_a_proof_accepts_exact_arithmetic_accepts_too():
+    network = mlp(gaussian((3, 6, 4, 3), 4), lambda: GroupSort(1, 2))
+    form = plant(network).reduced()
+    rng = np.random.default_rng(0)
+    start_factors = np.concatenate(start(form)[0])
+    accepted = 0
+    found = lipschitz(network).certificate
+    for spread in (0.01, 0.1, 0.3, 1.0) * 10:
+        factors = start_factors * np.exp(spread * rng.standard_normal(form.size))
+        try:
+            proof = prove(form, Norms(), factors, np.zeros(0), np.zeros(0))
+        except NotVerified:
+            continue
+        accepted += 1
+        assert recheck(replace(found, value=proof.value, factors=proof.factors), network)
+    assert 5 < accepted < 40
