@@ -173,17 +173,19 @@ def activations(
             f"maps={maps!r}, grid={grid}, keep={keep!r}, batch_size={batch_size} are not known; maps is positions, flattened or "
             "resized, keep is arrays or moments, and sizes are positive."
         )
+    keys: list[np.ndarray] = []
     with torch.random.fork_rng(), ExitStack() as ends:  # a loader that shuffles draws random numbers too
-        batches = _batches(data, batch_size)
-        first = next(batches, None)
-        if first is None:
-            raise DataError("the data hold no batch; give at least 4 samples.")
-        keys = [_keys(first)]
+        first, batches = _first(data, batch_size)
+        keys.append(_keys(first))
         source = ends.enter_context(tap(net, layers, first))
         rows = _Rows(source, maps, grid, dict(channels or {}))
         store = _Arrays(memory, _length(data)) if keep == "arrays" else _Sums(memory)
-        store.add(rows.of(first, 0, len(keys[0])), len(keys[0]))
-        for number, batch in enumerate(batches, 1):
+        if batches is None:  # an array is cut so that a batch takes no more than a quarter of the budget
+            keys, batches = [], _cut(data, max(1, min(batch_size, int(memory / (4 * source.bytes)))))
+        else:
+            store.add(rows.of(first, 0, len(keys[0])), len(keys[0]))
+        for batch in batches:
+            number = len(keys)
             keys.append(_keys(batch))
             store.add(rows.of(batch, number, len(keys[-1])), len(keys[-1]))
     digests = np.concatenate(keys)
@@ -196,19 +198,25 @@ def _length(data: Any) -> int | None:
     return len(data) if hasattr(data, "shape") else None
 
 
-def _batches(data: Any, size: int) -> Iterator[Any]:
+def _first(data: Any, size: int) -> tuple[Any, Iterator[Any] | None]:
+    """A batch, and those after it; of an array only its first sample, and None."""
     if hasattr(data, "shape"):
         if not data.shape or len(data) < 4:
             raise DataError(f"the data have shape {tuple(data.shape)}, no measure has a meaning below 4 samples; give more.")
-        for start in range(0, len(data), size):
-            yield data[start : start + size]
-        return
+        return data[:1], None
     if isinstance(data, torch.utils.data.Dataset):
         data = torch.utils.data.DataLoader(data, batch_size=size)
     if not isinstance(data, Iterable):
         raise DataError(f"data of type {type(data).__name__} cannot be read; give an array (n, ...) or an iterable of batches.")
-    for batch in data:
-        yield batch[0] if isinstance(batch, (tuple, list)) else batch
+    batches = (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in data)
+    first = next(batches, None)
+    if first is None:
+        raise DataError("the data hold no batch; give at least 4 samples.")
+    return first, batches
+
+
+def _cut(data: Any, size: int) -> Iterator[Any]:
+    return (data[start : start + size] for start in range(0, len(data), size))
 
 
 def _keys(batch: Any) -> np.ndarray:
@@ -262,32 +270,35 @@ class _Rows:
 
 
 class _Arrays:
-    """Rows of all batches; of one array for all where their number is known beforehand."""
+    """Rows of all batches, in arrays that grow in place."""
 
     def __init__(self, memory: float, samples: int | None) -> None:
-        self.memory, self.samples, self.seen = memory, samples, 0
-        self.kept: dict[str, list[np.ndarray]] = {}
+        self.memory, self.samples, self.seen = memory, samples or 0, 0
+        self.kept: dict[str, np.ndarray] = {}
         self.places: dict[str, int] = {}
 
     def add(self, rows: dict[str, np.ndarray], samples: int) -> None:
-        sizes = [array.nbytes / samples for array in rows.values()]
-        self.seen += samples
-        needed = (sum(sizes) + max(sizes)) * max(self.samples or 0, self.seen)  # joining batches copies one layer at a time
+        needed = sum(array.nbytes for array in rows.values()) / samples * max(self.samples, self.seen + samples)
         if needed > self.memory:
             raise ResourceError(
                 f"the activations need {needed / 1e9:.3g} GB or more, the budget is {self.memory / 1e9:.3g} GB; capture fewer "
                 "layers or samples, use maps='resized', keep='moments', or a larger memory=."
             )
         for name, array in rows.items():
-            self.places.setdefault(name, len(array) // samples)
-            if len(array) != self.places[name] * samples or (name in self.kept and array.shape[1] != self.kept[name][0].shape[1]):
+            places = self.places.setdefault(name, len(array) // samples)
+            kept = self.kept.setdefault(name, np.empty((self.samples * places, array.shape[1]), array.dtype))
+            if len(array) != places * samples or array.shape[1] != kept.shape[1]:
                 raise ShapeError(f"layer {name!r} changes its shape from batch to batch; pad the data, or use maps='resized'.")
-            self.kept.setdefault(name, []).append(array)
+            start, end = self.seen * places, (self.seen + samples) * places
+            if end > len(kept):
+                kept.resize((end + end // 2, kept.shape[1]), refcheck=False)  # pages that are not written cost nothing
+            kept[start:end] = array
+        self.seen += samples
 
     def close(self, digests: np.ndarray, maps: str) -> Activations:
-        rows = {}
-        for name in list(self.kept):
-            rows[name] = frozen(np.concatenate(self.kept.pop(name)))
+        for name, array in self.kept.items():
+            array.resize((self.seen * self.places[name], array.shape[1]), refcheck=False)
+        rows = {name: frozen(array) for name, array in self.kept.items()}
         short = [f"{name!r} ({a.shape[1]} features, {len(a)} rows)" for name, a in rows.items() if len(a) < a.shape[1]]
         if short:
             warnings.warn(

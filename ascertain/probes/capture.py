@@ -35,6 +35,8 @@ class Tap(Protocol):
     """What layers answer to a batch."""
 
     names: tuple[str, ...]
+    bytes: float
+    """What the values of one sample take."""
 
     def read(self, batch: Any) -> dict[str, torch.Tensor]:
         """The values of the layers, the samples on axis 0."""
@@ -149,6 +151,7 @@ class _GraphTap:
             if name not in self.nodes:
                 raise unknown(name, tuple(self.nodes), "the graph")
         self.names = tuple(layers or self.nodes)
+        self.bytes = 8.0 * sum(int(np.prod(graph.nodes[self.nodes[name]].shape)) for name in self.names)
 
     def read(self, batch: Any) -> dict[str, torch.Tensor]:
         x, shape = np.asarray(batch), self.graph.input_shape
@@ -183,6 +186,7 @@ class _ModuleTap:
                 raise ModelError(f"layer {part!r} is compiled by torch.jit and cannot be read; give the module it was made from.")
             hooks.callback(self.parts[part].register_forward_hook(self._hook(part)).remove)
         self.axes: dict[str, int] = {}
+        self.bytes = 0.0
         self.names = self._find(first)
 
     def _hook(self, part: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -216,6 +220,7 @@ class _ModuleTap:
                     "own; choose a layer before they are merged."
                 )
             self.axes[name] = axis
+            self.bytes += 4.0 * int(np.prod(two[name]))
         return names
 
     def _run(self, batch: Any) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -225,6 +226,18 @@ def test_the_budget_is_kept():
         activations(net, None, (images(4) for _ in range(100)), memory=1e5)
     with pytest.raises(ResourceError, match="149 features"):
         activations(net, ["4", "5"], images(), keep="moments", memory=1e5)
+
+
+@pytest.mark.parametrize("form", ["array", "generator"])
+def test_nothing_is_held_twice(form):
+    net, x = nn.Linear(8, 500), torch.randn(6000, 8)
+    data = x if form == "array" else (x[i : i + 50] for i in range(0, 6000, 50))
+    activations(net, ["output"], x[:50])
+    tracemalloc.start()
+    found = activations(net, ["output"], data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["output"].nbytes == 12e6 and peak < 12e6 * (1.3 if form == "array" else 1.7)  # room to grow is not yet written
 
 
 def test_shuffled_captures_are_matched_by_their_inputs():
