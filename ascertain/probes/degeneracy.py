@@ -119,12 +119,21 @@ class _Triangle:
     """The triangular factor of rows that arrive in blocks: any set of its columns has the singular values of theirs."""
 
     def __init__(self, width: int) -> None:
-        self.factor: Array = np.zeros((0, width))
+        self.width = width
         self.rows = 0
+        self._blocks: list[Array] = [np.zeros((0, width))]
 
     def add(self, rows: Array) -> None:
         self.rows += len(rows)
-        self.factor = np.asarray(np.linalg.qr(np.concatenate([self.factor, rows]), mode="r"))
+        self._blocks.append(rows)
+        if sum(map(len, self._blocks)) > 3 * self.width:
+            self._blocks = [self.factor]
+
+    @property
+    def factor(self) -> Array:
+        if len(self._blocks) > 1:
+            self._blocks = [np.asarray(np.linalg.qr(np.concatenate(self._blocks), mode="r"))]
+        return self._blocks[0]
 
     def singular_values(self, columns: slice | Array = slice(None)) -> Array:
         """Of the chosen columns brought to unit length, which leaves the rank and removes the units of the parameters."""
@@ -161,7 +170,7 @@ def degeneracy(module: torch.nn.Module, inputs: Any, *, tolerance: float = 1e-10
     size = sum(values[name].numel() for name in names)
     if not size or not len(data):
         raise InputError(f"{type(module).__name__} has {size} parameters and {len(data)} inputs; there is nothing to count.")
-    if 3 * 8 * size * size > _MEMORY:
+    if 6 * 8 * size * size > _MEMORY:
         raise ResourceError(f"the Jacobian has {size} columns and its factor needs {8 * size**2 / 2**30:.1f} GiB; probe a part.")
     dense = {
         name: part
@@ -308,7 +317,7 @@ def _couplings(records: list[_Record], reads: dict[str, set[str]], linear: dict[
     found = []
     for name, readers in reads.items():
         record = named[name]
-        width = record.gradients.factor.shape[1]
+        width = record.gradients.width
         after = named[min(readers)].activations
         fired = np.concatenate(record.fired)
         label = np.zeros(width, int) if linear[name] else np.unique(fired, axis=1, return_inverse=True)[1].reshape(-1)
