@@ -42,18 +42,16 @@ def first_order(
     if first is None:
         return None
     chain = _Chain(work, device)
-    x = torch.log(torch.as_tensor(np.concatenate(first[0]), dtype=torch.float64, device=device))
-    count = 0
+    begin = torch.log(torch.as_tensor(np.concatenate(first[0]), dtype=torch.float64, device=device))
+    x, count = begin, 0
     for power in _POWERS:
         x, done = _descend(lambda x, p=power: chain(x, p), x, steps, max(tolerance, 1e-7), check)  # type: ignore[misc]
         count += done
-    factors = np.exp(x.cpu().numpy())
-    if turned:
-        factors = _turned_back(plant, factors, chain.value(x))
-    value = bound_of(plant, factors)
-    begin = start(plant)
-    points = (Variables(factors), *([] if begin is None else [Variables(np.concatenate(begin[0]))]))
-    return Multipliers(points, value, np.inf, "first-order method", count)
+    points = []
+    for point in (x, begin):
+        factors = np.exp(point.cpu().numpy())
+        points.append(Variables(_turned_back(plant, factors, chain.value(point)) if turned else factors))
+    return Multipliers(tuple(points), bound_of(plant, points[0].factors), np.inf, "first-order method", count)
 
 
 def _transposed(plant: Plant) -> Plant:

@@ -49,6 +49,16 @@ def float_storage(plant: Plant, factors: list[np.ndarray]) -> np.ndarray | None:
     return matrix
 
 
+def _largest(matrix: np.ndarray) -> float:
+    """The largest eigenvalue of a positive semidefinite matrix, about."""
+    if len(matrix) < 200:
+        return float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1]) if len(matrix) else 0.0
+    v = np.random.default_rng(0).standard_normal(len(matrix))
+    for _ in range(40):
+        v = matrix @ (v / max(float(np.linalg.norm(v)), 1e-300))
+    return float(np.linalg.norm(v))
+
+
 def start(plant: Plant) -> tuple[list[np.ndarray], np.ndarray] | None:
     """Multipliers of all stages with the first storage matrix; None where none were found (an equilibrium stage)."""
     storage = plant.output.middle.T @ plant.output.middle
@@ -61,7 +71,7 @@ def start(plant: Plant) -> tuple[list[np.ndarray], np.ndarray] | None:
         fed = storage if feed is None else feed.T @ storage @ feed
         if not np.isfinite(fed).all():
             raise DataError("products of the network's weights overflow; scale the weights down.")
-        least = float(np.linalg.eigvalsh((fed + fed.T) / 2)[-1]) / 2 if stage.size else 0.0
+        least = _largest(fed) / 2
         best: tuple[float, np.ndarray, np.ndarray] | None = None
         factors = _FACTORS if stage.loop is None else (*_FACTORS, *(4.0 * 2.0**k for k in range(40)))
         for factor in factors:
@@ -69,7 +79,7 @@ def start(plant: Plant) -> tuple[list[np.ndarray], np.ndarray] | None:
             before = step_back(stage, lam, storage)
             if before is None or not np.isfinite(before).all():
                 continue
-            size = float(np.linalg.eigvalsh(before)[-1])
+            size = float(np.linalg.norm(before))
             if best is None or size < best[0]:
                 best = size, lam, before
         if best is None:

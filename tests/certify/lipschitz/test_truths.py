@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from ascertain import Evidence, lipschitz
+from ascertain import Evidence, lipschitz, lipschitz_pairs
 from ascertain.certify.lipschitz import Norms, plant, plant_constant
 from ascertain.certify.lipschitz.program import program
 from ascertain.certify.lipschitz.solve import bound_of, multipliers
@@ -285,3 +285,34 @@ def test_scaled_branches():
 
 def test_norms_of_plants_are_data():
     assert Norms() == Norms(2.0, 2.0)
+
+
+@pytest.mark.parametrize(("size", "value"), [(3, 3.789), (4, 4.6452), (6, 6.555)])
+def test_sorting_networks_of_comparators(size, value):
+    weights = gaussian((4, 12, 12, 3), size)
+    found = lipschitz(mlp(weights, lambda: GroupSort(1, size))).value
+    assert 0.9995 * value <= found <= value + 6e-4  # other sorting networks give slightly other values
+
+
+def test_householder_layers_couple_what_they_preserve():
+    rng = np.random.default_rng(5)
+    weights = [rng.standard_normal((b, a)) / np.sqrt(a) for a, b in ((4, 10), (10, 10), (10, 3))]
+    builder = Builder()
+    x = y = builder.input((1, 4))
+    for w in weights[:2]:
+        v = np.zeros((5, 10))
+        for j in range(5):
+            r = rng.standard_normal(2)
+            v[j, 2 * j : 2 * j + 2] = r / np.linalg.norm(r)
+        y = builder(Dense(w), y)
+        reflected = builder(Dense(v.T), builder(Abs(), builder(Dense(v), y)))
+        y = builder(Sum((1.0, 1.0)), builder(Dense(np.eye(10) - v.T @ v), y), reflected)
+    found = lipschitz(builder.graph(x, builder(Dense(weights[2]), y)))
+    assert found.value == pytest.approx(2.138, abs=6e-4) and found.neurons == 10
+
+
+def test_margins_from_one_program():
+    weights = gaussian((10, 32, 32, 10), 51, 1.5)
+    whole = lipschitz(mlp(weights)).value
+    ratio = lipschitz_pairs(mlp(weights))[np.triu_indices(10, 1)] / (np.sqrt(2) * whole)
+    assert ratio.max() <= 1 + 1e-6 and ratio.mean() == pytest.approx(0.79, abs=0.01)
