@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+from ascertain import fixtures
 from ascertain.cli.exits import Exit
 from ascertain.cli.main import COMMANDS
+from ascertain.cli.options import data_file
+from ascertain.runs import read_suite
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -33,3 +36,13 @@ def test_the_table_of_exit_codes_is_complete():
 def test_every_command_is_named():
     for command in COMMANDS:
         assert f"ascertain {command.__name__.lower()}" in README
+
+
+def test_the_suite_of_the_readme_is_one(tmp_path):
+    (suite,) = blocks("toml")
+    inputs = "".join(f"(declare-const X_{i} Real)(assert (>= X_{i} 0.0))(assert (<= X_{i} 0.0))" for i in range(64))
+    outputs = "".join(f"(declare-const Y_{i} Real)" for i in range(10))
+    (tmp_path / "safe.vnnlib").write_text(f"{inputs}{outputs}(assert (>= Y_0 99.0))")
+    (tmp_path / "suite.toml").write_text(suite)
+    items = read_suite(tmp_path / "suite.toml", {"models": fixtures.path, "data": data_file})
+    assert len(items) == 2 * 2 + 2 + 2

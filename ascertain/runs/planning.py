@@ -109,7 +109,7 @@ class _Plan:
 
     def _check(self, what: str, table: Any, known: Mapping[str, Any], needed: Sequence[str] = ()) -> None:
         if not isinstance(table, dict):
-            raise self._fail(f"{what} is no table; write it as shown in 'ascertain run --help'.")
+            raise self._fail(f"{what} is no table of fields; write it as the README shows.")
         for name, value in table.items():
             if name not in known:
                 raise self._fail(f"{what} has no field {name!r}; it has {', '.join(known)}.")
