@@ -12,12 +12,13 @@ from torch.nn.utils import fusion
 
 from ascertain.errors import UnsupportedError
 
-__all__ = ["Chain", "Merge", "Product", "Step", "difference", "read_chain"]
+__all__ = ["Chain", "Merge", "Product", "Step", "difference", "read_chain", "shaped"]
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Lower and upper bounds."""
 Run = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_SHAPES = (nn.Flatten, nn.Unflatten)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_chain(module: nn.Module) -> Chain:
     strange: list[tuple[str, str]] = []
     before: nn.Module | None = None
     for name, part in module.named_modules(remove_duplicate=False):
-        if isinstance(part, (nn.Sequential, nn.Dropout, nn.Identity)) or (not found and isinstance(part, nn.Flatten)):
+        if isinstance(part, (nn.Sequential, nn.Dropout, nn.Identity)) or (not found and isinstance(part, _SHAPES)):
             continue
         if isinstance(part, nn.Linear):
             found.append(_product(name, part, functional.linear))
@@ -103,6 +104,15 @@ def read_chain(module: nn.Module) -> Chain:
             tuple(strange),
         )
     return tuple(found)
+
+
+def shaped(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Inputs as the first product takes them, after the flattening and unflattening before it."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            break
+        x = part(x) if isinstance(part, _SHAPES) else x
+    return x
 
 
 def _product(name: str, part: nn.Linear | nn.Conv2d, run: Run) -> Product:

@@ -13,7 +13,7 @@ from torch import nn
 from ascertain.errors import DataError, InputError, ShapeError, UnsupportedError
 from ascertain.evidence import Evidence
 from ascertain.probes.capture import untouched
-from ascertain.probes.chain import Chain, Merge, Product, difference, read_chain
+from ascertain.probes.chain import Chain, Merge, Product, difference, read_chain, shaped
 from ascertain.probes.differentiable import call, double, finite, parameters64
 
 __all__ = ["FeatureMerging", "MergedLayer", "merge_features"]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from ascertain.errors import DataError, InputError, UnsupportedError
+from ascertain.errors import DataError, InputError, ShapeError, UnsupportedError
 from ascertain.evidence import Evidence
 from ascertain.probes.feature_merging import merge_features
 
@@ -149,6 +149,16 @@ def test_shared_rectifiers_nested_parts_and_flattened_images():
     found = merge_features(net, x)
     assert [layer.name for layer in found.layers] == ["1.0", "2.0"] and found.bound.max() < 1e-12
     np.testing.assert_allclose(found.module(x).detach(), net(x).detach(), atol=1e-12)
+
+
+def test_images_that_arrive_flat():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).double()
+    copy_unit(net[1], 0, 2, 0.5)
+    found = merge_features(net, data(30, 16))
+    assert found.bound.max() < 1e-12 and len(found.layers[0].kept) == 2
+    with pytest.raises(ShapeError, match="takes 5 features"):
+        merge_features(mlp(), data(30, 4, 5))
 
 
 def test_bad_input():
