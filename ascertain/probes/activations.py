@@ -286,7 +286,9 @@ class _Arrays:
             )
         for name, array in rows.items():
             places = self.places.setdefault(name, len(array) // samples)
-            kept = self.kept.setdefault(name, np.empty((self.samples * places, array.shape[1]), array.dtype))
+            if name not in self.kept:
+                self.kept[name] = np.empty((self.samples * places, array.shape[1]), array.dtype)
+            kept = self.kept[name]
             if len(array) != places * samples or array.shape[1] != kept.shape[1]:
                 raise ShapeError(f"layer {name!r} changes its shape from batch to batch; pad the data, or use maps='resized'.")
             start, end = self.seen * places, (self.seen + samples) * places
