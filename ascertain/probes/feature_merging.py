@@ -88,10 +88,11 @@ def merge_features(
 
 def _checked(module: nn.Sequential, chain: Chain, data: torch.Tensor) -> torch.Tensor:
     """The data as the chain takes them, once the chain is known to compute what the module does."""
-    flat = data.flatten(1) if chain[0].weight.ndim == 2 else data
-    if flat.shape[1] != chain[0].weight.shape[1]:
+    flat = shaped(module, data)
+    features = chain[0].weight.shape[1]
+    if flat.ndim != chain[0].weight.ndim or flat.shape[1] != features:
         raise ShapeError(
-            f"inputs have shape {tuple(data.shape[1:])}, layer {chain[0].name!r} takes {chain[0].weight.shape[1]} features."
+            f"inputs arrive at layer {chain[0].name!r} with shape {tuple(flat.shape[1:])}, it takes {features} features."
         )
     few = slice(0, 64)
     expected = call(module, parameters64(module), data[few])
