@@ -83,7 +83,7 @@ def merge_features(
     layers = tuple(_layer(p, m, a, n.weight) for p, m, a, n in zip(chain[:-1], merges[:-1], acts, chain[1:], strict=True))
     bound = torch.maximum(-low, high).clamp(min=0).flatten(1)
     sizes = tuple(sum(p.numel() for p in net.parameters()) for net in (module, small))
-    return FeatureMerging(small, layers, (sizes[0], sizes[1]), bound.cpu().numpy(), measured.cpu().numpy())
+    return FeatureMerging(small, layers, (sizes[0], sizes[1]), bound.cpu().numpy() + 0.0, measured.cpu().numpy())
 
 
 def _checked(module: nn.Sequential, chain: Chain, data: torch.Tensor) -> torch.Tensor:
