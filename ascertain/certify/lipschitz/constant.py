@@ -211,22 +211,41 @@ def _one(form: Plant, norms: Norms, method: str, tolerance: float, deadline: flo
 def _proved(form: Plant, norms: Norms, found: Multipliers, hash: str) -> tuple[float, Certificate]:
     """The best proof: points further inside are worse in floats but need less room for rounding, up to where they only lose."""
     best: Proof | None = None
-    for point in found.found:
-        try:
-            proof = prove(form, norms, point.factors, point.input, point.output)
-        except NotVerified:
-            continue
-        if best is not None and proof.value >= best.value:
+    for i, point in enumerate(found.found):
+        proof = _attempt(form, norms, point)
+        if best is not None and (proof is None or proof.value >= best.value):
             break
-        best = proof
-        if proof.value <= found.value * (1 + 1e-9):
-            break
+        if proof is not None:
+            best = proof
+            if i and (closer := _between(form, norms, found.found[i - 1], point, proof)) is not None:
+                best = closer
+            if best.value <= found.value * (1 + 1e-9):
+                break
     if best is None:
         raise UnsupportedError("The solver's multipliers could not be verified. Use method='product', or scale the weights.")
     every = np.eye(form.output.shape[0])
     return best.value, Certificate(
         hash, norms.input, norms.output, best.value, best.factors, best.weights, best.tau, best.storage, every
     )
+
+
+def _attempt(form: Plant, norms: Norms, point: Variables) -> Proof | None:
+    try:
+        return prove(form, norms, point.factors, point.input, point.output)
+    except NotVerified:
+        return None
+
+
+def _between(form: Plant, norms: Norms, outer: Variables, inner: Variables, least: Proof) -> Proof | None:
+    """A better proof from points between one that proved less, or nothing, and one that proved ``least``: the set is convex."""
+    best: Proof | None = None
+    for share in (0.5, 0.25, 0.125, 0.0625):
+        pairs = ((outer.factors, inner.factors), (outer.input, inner.input), (outer.output, inner.output))
+        proof = _attempt(form, norms, Variables(*((1 - share) * a + share * b for a, b in pairs)))
+        if proof is None or proof.value >= (best or least).value:
+            break
+        best = proof
+    return best
 
 
 def lipschitz_pairs(network: Graph, norm: float = 2, *, tolerance: float = 1e-8, timeout: float = 600.0) -> np.ndarray:

@@ -11,8 +11,9 @@ import numpy as np
 
 from ascertain.certify.rounding import DOUBLE
 
-__all__ = ["Enclosure", "block", "congruence", "positive_definite"]
+__all__ = ["Enclosure", "block", "congruence", "positive_definite", "relative_doubt"]
 
+_GRID = 2.0**-25
 ROOM = 1.0 + 1e-9
 """Covers the rounding of error bounds themselves, which are sums of less than a million terms."""
 
@@ -83,6 +84,15 @@ def block(corner: Enclosure, off: Enclosure, last: Enclosure) -> Enclosure:
     return Enclosure(middle, np.block([[radii[0], radii[1]], [radii[1].T, radii[2]]]))
 
 
+def relative_doubt(matrix: Enclosure) -> float:
+    """The norm of the radius when the diagonal is scaled to 1, about: what a proof has to overcome at least."""
+    if matrix.radius is None or not len(matrix.middle):
+        return DOUBLE.unit
+    scale = 1 / np.sqrt(np.maximum(abs(matrix.middle.diagonal()), DOUBLE.tiny))
+    doubt = float((scale * (matrix.radius @ scale)).max())
+    return min(max(doubt, DOUBLE.unit), 1.0) if np.isfinite(doubt) else 1.0
+
+
 def positive_definite(matrix: Enclosure) -> bool:
     """Whether every symmetric matrix of the enclosure is proved to be positive definite (False: not proved).
 
@@ -102,7 +112,7 @@ def positive_definite(matrix: Enclosure) -> bool:
     doubt = 4 * DOUBLE.unit * (abs(middle) @ np.ones(n)) + DOUBLE.tiny
     if matrix.radius is not None:
         doubt += scale * ((matrix.radius + matrix.radius.T) @ scale) / 2 * ROOM
-    shift = float(doubt.max()) * 1.001 + 4e-16 * n
+    shift = float(doubt.max()) * 1.01 + 4e-17 * n + 1e-15
     for _ in range(4):
         error = _residual(middle, shift, doubt)
         if error < shift:
@@ -122,9 +132,16 @@ def _residual(middle: np.ndarray, shift: float, doubt: np.ndarray) -> float:
         factor = np.linalg.cholesky(shifted)
     except np.linalg.LinAlgError:
         return np.inf
-    size = abs(factor)
-    product = factor @ factor.T
-    rounding = DOUBLE.gamma(n) * (size @ (size.T @ np.ones(n)))
-    rest = abs(shifted - product) @ np.ones(n) * (1 + 4 * DOUBLE.unit) + 2 * DOUBLE.unit * (abs(middle.diagonal()) + shift)
-    total = float(((rest + rounding + doubt) * ROOM).max()) + n * DOUBLE.tiny
+    # RR' = H H' + H L' + L R' for R = H + L, where the entries of H are whole multiples of a grid: H H' is exact in floats,
+    # and what remains is so small that its rounding hardly counts.
+    high = np.round(factor / _GRID) * _GRID
+    low = factor - high
+    if not float((high * high).sum(1).max()) * ROOM < 2.0**53 * _GRID**2:
+        return np.inf
+    rest, cross, small = shifted - high @ high.T, high @ low.T, low @ factor.T
+    ones = np.ones(n)
+    rounding = DOUBLE.gamma(n) * (abs(high) @ (abs(low).T @ ones) + abs(low) @ (abs(factor).T @ ones))
+    rounding += 4 * DOUBLE.unit * ((abs(rest) + abs(cross) + abs(small)) @ ones)
+    rounding += 2 * DOUBLE.unit * (abs(middle.diagonal()) + shift)
+    total = float(((abs(rest - cross - small) @ ones + rounding + doubt) * ROOM).max()) + n * DOUBLE.tiny
     return total if np.isfinite(total) else np.inf

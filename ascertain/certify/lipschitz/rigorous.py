@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ascertain.certify.lipschitz.enclosure import ROOM, Enclosure, block, congruence, positive_definite
+from ascertain.certify.lipschitz.enclosure import ROOM, Enclosure, block, congruence, positive_definite, relative_doubt
 from ascertain.certify.lipschitz.plant import Plant, Stage
 from ascertain.certify.lipschitz.program import Norms
 from ascertain.certify.rounding import DOUBLE
@@ -120,7 +120,8 @@ def _before(stage: Stage, factors: np.ndarray, after: np.ndarray) -> np.ndarray:
         before = guess + 10.0**exponent * room
         return before if positive_definite(block(Enclosure(before) + corner, off, last)) else None
 
-    return _least(attempt, -14, 0)
+    doubt = relative_doubt(block(Enclosure(guess + room) + corner, off, last))
+    return _least(attempt, max(-14, min(int(np.floor(np.log10(doubt))), -1)), 0)
 
 
 def _least(attempt: Callable[[float], T | None], first: int, end: int) -> T:
