@@ -11,7 +11,7 @@ import numpy as np
 
 from ascertain.certify.rounding import DOUBLE
 
-__all__ = ["Enclosure", "block", "congruence", "positive_definite", "relative_doubt"]
+__all__ = ["Enclosure", "block", "congruence", "definite_margin", "positive_definite"]
 
 _GRID = 2.0**-25
 ROOM = 1.0 + 1e-9
@@ -84,30 +84,24 @@ def block(corner: Enclosure, off: Enclosure, last: Enclosure) -> Enclosure:
     return Enclosure(middle, np.block([[radii[0], radii[1]], [radii[1].T, radii[2]]]))
 
 
-def relative_doubt(matrix: Enclosure) -> float:
-    """The norm of the radius when the diagonal is scaled to 1, about: what a proof has to overcome at least."""
-    if matrix.radius is None or not len(matrix.middle):
-        return DOUBLE.unit
-    scale = 1 / np.sqrt(np.maximum(abs(matrix.middle.diagonal()), DOUBLE.tiny))
-    doubt = float((scale * (matrix.radius @ scale)).max())
-    return min(max(doubt, DOUBLE.unit), 1.0) if np.isfinite(doubt) else 1.0
-
-
 def positive_definite(matrix: Enclosure) -> bool:
-    """Whether every symmetric matrix of the enclosure is proved to be positive definite (False: not proved).
+    """Whether every symmetric matrix of the enclosure is proved to be positive definite (False: not proved)."""
+    return len(matrix.middle) == 0 or definite_margin(matrix) is not None
+
+
+def definite_margin(matrix: Enclosure) -> tuple[float, np.ndarray] | None:
+    """(m, d) with A >= m diag(d)^-2 proved, m > 0, for every symmetric A of the enclosure; None where nothing is proved.
 
     A scaled copy minus a shift is factorised by whatever means; the residual of the factorisation, bounded with every rounding,
     must stay below the shift (Rump 2006 verifies with a factorisation that it trusts; here it is only a guess).
     """
     n = len(matrix.middle)
-    if n == 0:
-        return True
     diagonal = matrix.middle.diagonal()
-    if not np.isfinite(matrix.middle).all() or not (diagonal > 0).all():
-        return False
+    if n == 0 or not np.isfinite(matrix.middle).all() or not (diagonal > 0).all():
+        return None
     scale = 2.0 ** -np.round(np.log2(diagonal) / 2)
     if not np.isfinite(scale).all():
-        return False
+        return None
     middle = (matrix.middle + matrix.middle.T) / 2 * scale[:, None] * scale
     doubt = 4 * DOUBLE.unit * (abs(middle) @ np.ones(n)) + DOUBLE.tiny
     if matrix.radius is not None:
@@ -116,11 +110,11 @@ def positive_definite(matrix: Enclosure) -> bool:
     for _ in range(4):
         error = _residual(middle, shift, doubt)
         if error < shift:
-            return True
+            return (shift - error) * (1 - 1e-9), scale
         if not np.isfinite(error):
-            return False
+            return None
         shift = 1.5 * error
-    return False
+    return None
 
 
 def _residual(middle: np.ndarray, shift: float, doubt: np.ndarray) -> float:

@@ -6,7 +6,7 @@ nonlinearity makes S one of the state before a stage whenever
 
     y' S y + 2 sum_i lambda_i (w_i - low_i z_i)(w_i - high_i z_i) - (keep y + feed w)' T (keep y + feed w) >= 0  for all y, w,
 
-which `positive_definite` proves with all rounding. Multipliers may come from anywhere. Evidence: PROVED.
+for which the Schur complement is enclosed with all rounding. Multipliers may come from anywhere. Evidence: PROVED.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ascertain.certify.lipschitz.enclosure import ROOM, Enclosure, block, congruence, positive_definite, relative_doubt
+from ascertain.certify.lipschitz.enclosure import ROOM, Enclosure, congruence, definite_margin, positive_definite
 from ascertain.certify.lipschitz.plant import Plant, Stage
 from ascertain.certify.lipschitz.program import Norms
 from ascertain.certify.rounding import DOUBLE
@@ -95,12 +95,7 @@ def storage(
 
 def square(matrix: Enclosure, weights: np.ndarray | None = None) -> np.ndarray:
     """An exact symmetric matrix that is proved to be above A' diag(weights) A for every A enclosed."""
-    product = matrix.T @ (matrix if weights is None else matrix.rows(weights))
-    middle = _symmetric(product.middle)
-    slack = 8 * DOUBLE.unit * float(abs(middle).sum(1).max()) + DOUBLE.tiny
-    if product.radius is not None:
-        slack += float((product.radius.sum(0) + product.radius.sum(1)).max()) / 2 * ROOM
-    return np.asarray(middle + 2 * slack * np.eye(len(middle)))
+    return _above(matrix.T @ (matrix if weights is None else matrix.rows(weights)), 0.0)
 
 
 def _symmetric(matrix: np.ndarray) -> np.ndarray:
@@ -108,20 +103,45 @@ def _symmetric(matrix: np.ndarray) -> np.ndarray:
 
 
 def _before(stage: Stage, factors: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The storage matrix before a stage: the Schur complement in floats, plus as little as passes the test."""
+    """The storage matrix before a stage: the Schur complement B A^-1 B' - C of the quadratic form [[C, B], [B', A]], from above.
+
+    For any X, B A^-1 B' = X'(B' + R) + R' A^-1 R with R = B' - A X: a float solution X leaves a tiny second term, which a proved
+    lower bound of A bounds; everything else is enclosed.
+    """
     corner, off, last = quadratic(stage, factors, after)
-    guess = _schur(corner.middle, off.middle, last.middle)
-    size = abs(guess.diagonal())
-    if not np.isfinite(guess).all():
+    if not stage.size:
+        return _above(-corner, 0.0)
+    margin = definite_margin(last)
+    if margin is None:
         raise NotVerified
-    room = np.diag(size + 1e-6 * size.max(initial=0.0) + 1e-150)
+    least, scale = margin
+    solution = Enclosure(_solved(last.middle, off.middle.T))
+    rest = off.T + -(last @ solution)
+    second = float((np.square(scale[:, None] * rest.size())).sum()) / least * ROOM**2
+    return _above(solution.T @ (off.T + rest) + -corner, second)
 
-    def attempt(exponent: float) -> np.ndarray | None:
-        before = guess + 10.0**exponent * room
-        return before if positive_definite(block(Enclosure(before) + corner, off, last)) else None
 
-    doubt = relative_doubt(block(Enclosure(guess + room) + corner, off, last))
-    return _least(attempt, max(-14, min(int(np.floor(np.log10(doubt))), -1)), 0)
+def _above(matrix: Enclosure, extra: float) -> np.ndarray:
+    """An exact symmetric matrix above every symmetric A + B of the enclosure and of |B| <= extra."""
+    middle = _symmetric(matrix.middle)
+    room = 8 * DOUBLE.unit * abs(middle).sum(1) + extra + 1e-150
+    if matrix.radius is not None:
+        room += (matrix.radius.sum(0) + matrix.radius.sum(1)) / 2 * ROOM
+    above = middle + np.diag(2 * room)  # room for adding it, too
+    if not np.isfinite(above).all():
+        raise NotVerified
+    return np.asarray(above)
+
+
+def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    from scipy.linalg import cho_factor, cho_solve
+
+    try:
+        factor = cho_factor(_symmetric(matrix), lower=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        raise NotVerified from None
+    found = cho_solve(factor, right, check_finite=False)
+    return np.asarray(found + cho_solve(factor, right - matrix @ found, check_finite=False))
 
 
 def _least(attempt: Callable[[float], T | None], first: int, end: int) -> T:
@@ -137,17 +157,6 @@ def _least(attempt: Callable[[float], T | None], first: int, end: int) -> T:
                     return closer
         return found
     raise NotVerified
-
-
-def _schur(corner: np.ndarray, off: np.ndarray, last: np.ndarray) -> np.ndarray:
-    from scipy.linalg import solve_triangular
-
-    try:
-        factor = np.linalg.cholesky(_symmetric(last))
-    except np.linalg.LinAlgError:
-        raise NotVerified from None
-    half = solve_triangular(factor, off.T, lower=True, check_finite=False)
-    return _symmetric(half.T @ half - corner)
 
 
 def quadratic(stage: Stage, factors: np.ndarray, after: np.ndarray) -> tuple[Enclosure, Enclosure, Enclosure]:

@@ -33,11 +33,11 @@ def matrix_norm(matrix: Enclosure) -> float:
     small = matrix if matrix.shape[1] <= matrix.shape[0] else matrix.T
     if not small.size().any():
         return 0.0
-    exact = square(small)
     try:
-        return root(largest_eigenvalue(exact))
+        return root(largest_eigenvalue(square(small)))
     except NotVerified:
-        return root(float(abs(exact).sum(1).max()) * ROOM)
+        size = small.size()
+        return root(float(size.sum(0).max()) * float(size.sum(1).max()) * ROOM)
 
 
 def torus_norm(kernel: np.ndarray, size: Shape, iterations: int = 12) -> float:
