@@ -59,11 +59,10 @@ def bound_nodes(
         zonotope = _worthwhile(plan, region)
     zonotopes: dict[int, Zonotope] = {}
     total = 0
-    linear_so_far: set[int] = set()
+    moved, exact = {plan.input}, {plan.input}  # the input itself, and one affine map of it: intervals are exact there
     for s in plan.steps[: plan.output + 1]:
         if s.index == plan.input:
             out.every[s.index] = (region.lower, region.upper)
-            linear_so_far.add(s.index)
             if zonotope:
                 zonotopes[s.index] = zonotope_input(region, plan.rounding.unit)
                 total = zonotopes[s.index].generators.shape[1]
@@ -71,12 +70,14 @@ def bound_nodes(
         if s.nonlinear is not None:
             for z in s.inputs:
                 if z not in out.boxes:
-                    exact = z in linear_so_far and region.ball is None
-                    out.boxes[z] = _input_box(plan, region, out, z, back and not exact, refine, check)
+                    known_well = z in exact and region.ball is None
+                    out.boxes[z] = _input_box(plan, region, out, z, back and not known_well, refine, check)
                     out.every[z] = out.boxes[z]
             out.lines[s.index] = relax(s, [out.boxes[z] for z in s.inputs], plan.rounding.unit)
-        elif all(i in linear_so_far for i in s.inputs):
-            linear_so_far.add(s.index)
+        elif len(s.inputs) == 1 and s.inputs[0] in moved:
+            exact.add(s.index)
+            if s.gamma == 0.0:
+                moved.add(s.index)
         out.every[s.index] = interval_step(plan, s, [out.every[i] for i in s.inputs])
         if zonotope:
             boxes = [out.boxes[i] for i in s.inputs] if s.nonlinear is not None else []
