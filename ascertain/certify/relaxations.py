@@ -482,8 +482,12 @@ class Planes:
         """What every coefficient of a group can lose, because the outputs have a known sum: an average, by how loose bounds are."""
         if self.total is None:
             return None
+        return (rows * self._shares).sum(-1, keepdim=True)
+
+    @cached_property
+    def _shares(self) -> Tensor:
         loose = (self.known[1] - self.known[0]).clamp_min(1e-12)
-        return (rows * loose).sum(-1, keepdim=True) / loose.sum(-1, keepdim=True)
+        return loose / loose.sum(-1, keepdim=True)
 
     def _values(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The tangent planes below and above at inputs (B, S, size): ``(B, S, G, m)`` each."""
@@ -499,6 +503,8 @@ class Planes:
         rows = _grouped(a, self.shapes[1], self.axis)
         shift = self._shift(rows)
         chosen = torch.where(rows >= (0.0 if shift is None else shift), sides[0], sides[1])
+        if self.total is not None:  # the shift, too, depends on the coefficients
+            chosen = chosen + self._shares * (self.total - chosen.sum(-1, keepdim=True))
         return _flat(chosen, self.shapes[1], self.axis)
 
     def level(self, reach: Sequence[Tensor], after: Tensor) -> Tensor:

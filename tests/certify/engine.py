@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ascertain.certify.linear import Boxes, Lines
+from ascertain.certify.linear import Boxes
 from ascertain.certify.plan import Plan
 from ascertain.certify.region import Ball, Region
+from ascertain.certify.relaxations import Lines
 from ascertain.graph import lower
 from ascertain.graph.graph import Builder, Graph
+from ascertain.operators import Gelu, LogSumExp, Product, Sigmoid, Sin, Softmax, Tanh
 from ascertain.operators.affine import Dense, Sum
 from ascertain.operators.convolution import Conv
 from ascertain.operators.movement import Reshape
@@ -65,11 +67,33 @@ def convolutional(rng: np.random.Generator) -> Graph:
     return build.graph(x, build(dense(rng, 6, 3), build(Relu(), build(dense(rng, 16, 6), flat))))
 
 
+def curved(rng: np.random.Generator) -> Graph:
+    """Sigmoid, sine and tanh, with values that two of them read."""
+    build = Builder()
+    x = build.input((3,))
+    first = build(dense(rng, 3, 4), x)
+    second = build(Sum((1.0, 1.0)), build(Sigmoid(), first), build(Sin(), first))
+    return build.graph(x, build(dense(rng, 4, 2), build(Tanh(), build(dense(rng, 4, 4), second))))
+
+
+def joint(rng: np.random.Generator) -> Graph:
+    """A product of two values, a softmax over rows, a matrix product with it, logsumexp and a rectifier: one head of attention."""
+    build = Builder()
+    x = build.input((3,))
+    a, b, c = (build(Reshape((2, 2)), build(dense(rng, 3, 4), x)) for _ in range(3))
+    weights = build(Softmax(1), build(Product("ik,jk->ij"), a, b))
+    mixed = build(Product("ij,jk->ik"), weights, build(Gelu(), c))
+    gated = build(Product("ij,ij->ij"), mixed, build(Relu(), a))
+    level = build(Reshape((2,)), build(LogSumExp(1), gated))
+    return build.graph(x, build(Sum((1.0, 1.0)), build(dense(rng, 4, 2), build(Reshape((4,)), gated)), level))
+
+
 KINDS = {"chain": chain, "residual": residual, "convolutional": convolutional}
+SMOOTH = {"curved": curved, "joint": joint}
 
 
 def graph_of(kind: str, seed: int) -> Graph:
-    return KINDS[kind](np.random.default_rng(seed))
+    return (KINDS | SMOOTH)[kind](np.random.default_rng(seed))
 
 
 def compiled(graph: Graph) -> Plan:

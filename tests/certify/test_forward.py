@@ -91,13 +91,14 @@ def test_generators_of_two_branches_share_their_numbers() -> None:
     rng = np.random.default_rng(3)
     plan = compiled(graph_of("residual", 3))
     where = region(rng, 3, radius=1.0)
-    boxes = bound_nodes(plan, where, back=False, zonotope=True)
+    bounded = bound_nodes(plan, where, back=False, zonotope=True)
     zonotopes: dict[int, Zonotope] = {plan.input: zonotope_input(where, plan.rounding.unit)}
     total = zonotopes[plan.input].generators.shape[1]
     assert total == int((where.upper > where.lower).sum())
     for s in plan.steps[1:]:
-        box = boxes.boxes[s.inputs[0]] if s.nonlinear is not None else None
-        zonotopes[s.index] = zonotope_step(plan, s, [zonotopes[i] for i in s.inputs], box, total)
+        own = [bounded.boxes[i] for i in s.inputs] if s.nonlinear is not None else []
+        args = [zonotopes[i] for i in s.inputs]
+        zonotopes[s.index] = zonotope_step(plan, s, args, own, bounded.lines.get(s.index), total)
         total = max(total, zonotopes[s.index].generators.shape[1])
     low, high = zonotopes[plan.output].bounds(plan.rounding.unit)
     values = plan.forward(sample(where, rng, 500)[0])[plan.output]

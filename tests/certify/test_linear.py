@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from ascertain.certify.bounds import bound_nodes
-from ascertain.certify.linear import Charges, Lines, backward, charges, relax
+from ascertain.certify.linear import Charges, backward, charges
 from ascertain.certify.plan import Plan
 from ascertain.certify.region import Ball, Region
+from ascertain.certify.relaxations import Lines, relax
 from ascertain.graph import lower
 from ascertain.graph.graph import Builder, Graph
 from ascertain.operators.affine import Dense, Sum
@@ -23,7 +24,7 @@ from tests.certify.engine import KINDS, chain, compiled, dense, exactly, graph_o
 def proved(plan: Plan, where: Region, rows: torch.Tensor, *, free: bool = False) -> torch.Tensor:
     """Lower bounds (B, S) of rows on the output, from interval bounds; ``free`` leaves the charges out."""
     bounded = bound_nodes(plan, where, back=False, zonotope=False)
-    charge = None if free else charges(plan, where, bounded.boxes, plan.output)
+    charge = None if free else charges(plan, where, bounded.boxes, bounded.lines, plan.output)
     return backward(plan, where, bounded.lines, plan.output, rows, charge=charge).lower
 
 
@@ -90,7 +91,8 @@ def test_charged_bounds_never_above_exact_corners(scale: float) -> None:
         where = region(rng, 2, radius=float(rng.choice([0.0, 1e-9, 0.1, 1.0])))
         rows = some_rows(rng, plan, 2)
         bounded = bound_nodes(plan, where)
-        swept = backward(plan, where, bounded.lines, plan.output, rows, charge=charges(plan, where, bounded.boxes, plan.output))
+        charge = charges(plan, where, bounded.boxes, bounded.lines, plan.output)
+        swept = backward(plan, where, bounded.lines, plan.output, rows, charge=charge)
         corners = [[float(t[0, i]) for i, t in enumerate(c)] for c in product((where.lower, where.upper), repeat=2)]
         points = np.array(corners + where.minimiser(swept.rows)[0].tolist())
         assert not_above(swept.lower[0], rows[0], exactly(graph, points))
@@ -174,7 +176,7 @@ def test_any_slope_between_zero_and_one_is_sound(seed: int, fraction: float) -> 
     where = region(rng, 3)
     bounded = bound_nodes(plan, where)
     rows = some_rows(rng, plan, 48)
-    charge = charges(plan, where, bounded.boxes, plan.output)
+    charge = charges(plan, where, bounded.boxes, bounded.lines, plan.output)
     lines = {
         k: Lines(torch.tensor(rng.random((1, 48, line.upper_slope.shape[-1]))), line.upper_slope, line.upper_intercept)
         for k, line in bounded.lines.items()
@@ -203,12 +205,12 @@ def test_split_multipliers_hold_where_the_signs_do(kind: str, seed: int) -> None
         sign[torch.tensor(rng.random(len(sign)) > 0.15)] = 0.0
         inside &= (sign * values[z] >= 0).all(1)
         low[0, sign > 0], high[0, sign < 0] = low[0, sign > 0].clamp(min=0), high[0, sign < 0].clamp(max=0)
-        line = relax(plan.steps[k], low, high, plan.rounding.unit)
+        line = relax(plan.steps[k], [(low, high)], plan.rounding.unit)
         alpha = torch.tensor(rng.random((1, 5, len(sign))))
         lines[k] = Lines(alpha, line.upper_slope, line.upper_intercept)
-        shift[k] = -torch.tensor(rng.exponential(size=(1, 5, len(sign)))) * sign
+        shift[z] = -torch.tensor(rng.exponential(size=(1, 5, len(sign)))) * sign
     assert bool(inside[0]) and any(bool(s.any()) for s in shift.values())
-    charge = charges(plan, where, bounded.boxes, plan.output)
+    charge = charges(plan, where, bounded.boxes, bounded.lines, plan.output)
     lower = backward(plan, where, lines, plan.output, rows, charge=charge, shift=shift).lower[0]
     found = values[plan.output][inside] @ rows[0].T
     assert bool((lower <= found.amin(0) + 1e-9).all())
@@ -225,7 +227,7 @@ def test_lines_contain_the_function(operator: Relu | LeakyRelu | Sign) -> None:
     width = np.abs(center) * rng.choice([0.0, 1e-15, 0.1, 3.0], size=400) + (center == 0)
     low, high = center - width, center + width
     step = plan.steps[plan.output]
-    line = relax(step, torch.tensor(low)[None], torch.tensor(high)[None], plan.rounding.unit)
+    line = relax(step, [(torch.tensor(low)[None], torch.tensor(high)[None])], plan.rounding.unit)
     for share in (0.0, 0.3, 0.5, 1.0, None):
         at = np.clip(0.0, low, high) if share is None else np.clip(low + (high - low) * share, low, high)
         f = fractions_of(operator, at)

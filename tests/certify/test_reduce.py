@@ -57,7 +57,7 @@ def test_bounds_of_the_reduced_network_hold_for_the_network(kind: str) -> None:
         small, rows, limits = reduced(plan, where, rng)
         bounded = bound_nodes(small.plan, small.region, known=small.boxes)
         eye = torch.eye(4, dtype=torch.float64).unsqueeze(0)
-        charge = charges(small.plan, small.region, bounded.boxes, small.plan.output, bounded.charge)
+        charge = charges(small.plan, small.region, bounded.boxes, bounded.lines, small.plan.output, bounded.charge)
         lower = backward(small.plan, small.region, bounded.lines, small.plan.output, eye, charge=charge).lower[0]
         margins = plan.forward(sample(where, rng, 500)[0])[plan.output] @ rows.T - limits
         assert bool((lower <= margins.amin(0) + 1e-9).all())

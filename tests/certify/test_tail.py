@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from ascertain.errors import UnsupportedError
 from ascertain.graph import load
 from ascertain.graph.graph import Builder, Graph
 from ascertain.operators import Dense, LogSoftmax, Relu, Reshape, Softmax
-from ascertain.operators.base import Operator
+from ascertain.operators.base import Array, Operator, Shape
 from ascertain.properties import read_property, robust
 from ascertain.properties.property import Atoms, Case, Property
 from ascertain.properties.sets import Box
@@ -100,23 +101,45 @@ def test_same_verdict_as_without_softmax(seed: int) -> None:
             assert y[np.arange(4) != label].max() >= y[label] - 1e-6
 
 
-def test_other_properties_are_unsupported() -> None:
-    graph = network(np.random.default_rng(1), Softmax(1))
-    prop = Property((atoms([1, 0, 0, 0], bound=0.2),))
+@pytest.mark.parametrize("seed", range(4))
+def test_properties_of_probabilities_themselves(seed: int) -> None:
+    """Limits below and above the smallest value that a fine grid finds."""
+    graph = network(np.random.default_rng(seed), Softmax(1))
+    axis = np.linspace(-1, 1, 41)
+    least = graph(np.stack(np.meshgrid(axis, axis, axis), -1).reshape(-1, 1, 3))[..., 0].min()
+    for limit, expected in ((least * 0.8, Status.HOLDS), (least * 1.2, Status.VIOLATED)):
+        verdict = verify(graph, Property((atoms([1, 0, 0, 0], bound=limit),)), timeout=20, threads=1)
+        assert verdict.status is expected
+
+
+@dataclass(frozen=True, eq=False)
+class Strange(Operator):
+    """Of no family, so nothing is known of it."""
+
+    def infer(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def forward(self, *inputs: Array) -> Array:
+        return inputs[0]
+
+
+def test_operators_of_no_family_are_unsupported() -> None:
+    graph = network(np.random.default_rng(1), Strange())
+    prop = Property((atoms([1, 0, 0, 0], bound=-100.0),))
     verdict = verify(graph, prop, timeout=10)
-    assert verdict.status is Status.UNKNOWN and verdict.reason.startswith("unsupported: Softmax at node ")
-    with pytest.raises(UnsupportedError, match="Softmax"):
+    assert verdict.status is Status.UNKNOWN and verdict.reason.startswith("unsupported: Strange at node ")
+    with pytest.raises(UnsupportedError, match="Strange"):
         falsify(graph, prop, timeout=10)
 
 
-def test_command_line_answers_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"], name="last")], "softmax", ends[:1], ends[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "softmax.onnx")
     box = "".join(
         f"(declare-const X_{i} Real)(declare-const Y_{i} Real)(assert (>= X_{i} {i}))(assert (<= X_{i} {i}))" for i in (0, 1)
     )
-    for atom, code, said in (("(>= Y_0 0.9)", 3, "unsupported: Softmax at node last"), ("(>= Y_0 Y_1)", 0, "holds")):
+    for atom, code, said in (("(>= Y_0 0.9)", 0, "holds"), ("(>= Y_0 0.2)", 1, "violated"), ("(>= Y_0 Y_1)", 0, "holds")):
         (tmp_path / "p.vnnlib").write_text(f"{box}(assert {atom})")
         assert run(["certify", str(tmp_path / "softmax.onnx"), str(tmp_path / "p.vnnlib")]) == code
         assert said in capsys.readouterr().out
