@@ -152,7 +152,8 @@ def _bends(graph: Graph, ranges: Mapping[int, Slopes]) -> list[int]:
     if unknown:
         names = ", ".join(f"{op} at {name!r}" for op, name in unknown)
         raise UnsupportedError(
-            f"No global Lipschitz constant through {names}: the slope is unbounded or unknown. Bound it on an input set instead.",
+            f"No global Lipschitz constant through {names}: the slope is unbounded or unknown. "
+            "Bound it on an input set, or only the layers before it.",
             tuple(unknown),
         )
     return found
