@@ -9,6 +9,8 @@ from ascertain.errors import DataError
 
 __all__ = ["float_storage", "start", "step_back"]
 
+_WIDE = 800
+"""Stages of this size are tried once: one trial takes seconds."""
 _FACTORS = (1.05, 1.25, 1.6, 2.0, 3.0)
 """Tried multiples of the least multiplier that bounds a stage; 2 is best for one rectifier layer, 1 for a norm-preserving one."""
 
@@ -53,6 +55,7 @@ def _largest(matrix: np.ndarray) -> float:
     """The largest eigenvalue of a positive semidefinite matrix, about."""
     if len(matrix) < 200:
         return float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1]) if len(matrix) else 0.0
+    # From below, by a power iteration: factors of 1.25 and more are far enough above.
     v = np.random.default_rng(0).standard_normal(len(matrix))
     for _ in range(40):
         v = matrix @ (v / max(float(np.linalg.norm(v)), 1e-300))
@@ -73,7 +76,9 @@ def start(plant: Plant) -> tuple[list[np.ndarray], np.ndarray] | None:
             raise DataError("products of the network's weights overflow; scale the weights down.")
         least = _largest(fed) / 2
         best: tuple[float, np.ndarray, np.ndarray] | None = None
-        factors = _FACTORS if stage.loop is None else (*_FACTORS, *(4.0 * 2.0**k for k in range(40)))
+        factors = _FACTORS if stage.size < _WIDE else _FACTORS[3:]
+        if stage.loop is not None:
+            factors = (*factors, *(4.0 * 2.0**k for k in range(40)))
         for factor in factors:
             lam = np.full(stage.size, max(factor * least, 1e-200))
             before = step_back(stage, lam, storage)
@@ -82,6 +87,8 @@ def start(plant: Plant) -> tuple[list[np.ndarray], np.ndarray] | None:
             size = float(np.linalg.norm(before))
             if best is None or size < best[0]:
                 best = size, lam, before
+            if stage.size >= _WIDE:
+                break
         if best is None:
             return None
         found.append(best[1])
