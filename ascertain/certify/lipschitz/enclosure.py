@@ -11,7 +11,7 @@ import numpy as np
 
 from ascertain.certify.rounding import DOUBLE
 
-__all__ = ["Enclosure", "block", "congruence", "definite_margin", "positive_definite"]
+__all__ = ["Enclosure", "congruence", "definite_margin", "positive_definite"]
 
 _GRID = 2.0**-25
 ROOM = 1.0 + 1e-9
@@ -75,13 +75,6 @@ class Enclosure:
 def congruence(matrix: Enclosure, inner: Enclosure) -> Enclosure:
     """matrix' inner matrix."""
     return matrix.T @ (inner @ matrix)
-
-
-def block(corner: Enclosure, off: Enclosure, last: Enclosure) -> Enclosure:
-    """The symmetric matrix [[corner, off], [off', last]]."""
-    middle = np.block([[corner.middle, off.middle], [off.middle.T, last.middle]])
-    radii = [np.zeros(e.shape) if e.radius is None else e.radius for e in (corner, off, last)]
-    return Enclosure(middle, np.block([[radii[0], radii[1]], [radii[1].T, radii[2]]]))
 
 
 def positive_definite(matrix: Enclosure) -> bool:

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ascertain.certify.lipschitz.enclosure import Enclosure, block, congruence, positive_definite
+from ascertain.certify.lipschitz.enclosure import Enclosure, congruence, definite_margin, positive_definite
 from ascertain.certify.lipschitz.rigorous import NotVerified, largest_eigenvalue
 
 
@@ -115,9 +115,19 @@ def plus(a, b):
     return [[x + y for x, y in zip(r, s, strict=True)] for r, s in zip(a, b, strict=True)]
 
 
-def test_blocks_and_congruences():
+def test_congruences():
     rng = np.random.default_rng(0)
-    a, b, c = rng.standard_normal((2, 2)), rng.standard_normal((2, 3)), np.eye(3)
-    whole = block(Enclosure(a + a.T), Enclosure(b), Enclosure(c)).middle
-    assert np.array_equal(whole, whole.T) and whole.shape == (5, 5)
+    a, b = rng.standard_normal((2, 2)), rng.standard_normal((2, 3))
     assert congruence(Enclosure(b), Enclosure(a)).middle == pytest.approx(b.T @ a @ b)
+
+
+def test_the_margin_can_be_taken_off():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        n = int(rng.integers(1, 5))
+        a = rng.standard_normal((n, n))
+        scale = 2.0 ** rng.integers(-20, 20, size=n)
+        a = (a @ a.T + 1e-3 * np.eye(n)) * scale[:, None] * scale
+        a = (a + a.T) / 2
+        margin, d = definite_margin(Enclosure(a))
+        assert margin > 0 and exactly_positive(a - np.diag(margin * (1 - 1e-9) / d**2))
