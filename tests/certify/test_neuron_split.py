@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,25 +12,25 @@ import torch
 
 import ascertain
 from ascertain.certify import deep, strategy
-from ascertain.certify.bounds import Bounded, bound_nodes
+from ascertain.certify.bounds import bound_nodes
 from ascertain.certify.dense import DenseForm, dense_form
 from ascertain.certify.falsify import stack_atoms
-from ascertain.certify.linear import backward, charges, relax
+from ascertain.certify.linear import backward, charges
 from ascertain.certify.milp import minimum_margin
-from ascertain.certify.optimize import Multipliers
 from ascertain.certify.plan import Plan
 from ascertain.certify.reduce import Reduced
 from ascertain.certify.region import Region
-from ascertain.certify.search.neuron_split import Leaf, NeuronSearch
+from ascertain.certify.relaxations import relax
+from ascertain.certify.search.neuron_split import NeuronSearch
 from ascertain.graph import lower
 from ascertain.graph.graph import Graph
 from ascertain.properties.property import Atoms, Case, Property
 from ascertain.properties.sets import Box
-from tests.certify.engine import KINDS, chain, graph_of
+from tests.certify.engine import KINDS, chain, curved, graph_of, sample
 from tests.certify.random_networks import CLOSE, compare_with_reference, comparisons, random_box, random_graph
 
 
-def started(graph: Graph, case: Case, **options: object) -> NeuronSearch:
+def started(graph: Graph, case: Case, kind: type[NeuronSearch] = NeuronSearch, **options: object) -> NeuronSearch:
     """A search on a whole network, whose witnesses are points that the compiled plan finds unsafe."""
     plan, fast = Plan.compile(graph, torch.float64), Plan.compile(graph, torch.float32)
     box = case.set.box()
@@ -40,7 +42,7 @@ def started(graph: Graph, case: Case, **options: object) -> NeuronSearch:
         y = plan.forward(torch.tensor(x))[plan.output].numpy()
         return any(a.hold(p, v) for p, v in zip(x, y, strict=True) for a in case.unsafe)
 
-    return NeuronSearch(plan, fast, where, bound_nodes(plan, where), rows, limits, confirm, time.monotonic() + 60, **options)  # type: ignore[arg-type]
+    return kind(plan, fast, where, bound_nodes(plan, where), rows, limits, confirm, time.monotonic() + 60, **options)  # type: ignore[arg-type]
 
 
 def near_case(rng: np.random.Generator, graph: Graph, box: Box, shift: float) -> Case:
@@ -116,28 +118,67 @@ def test_networks_of_all_kinds_agree_with_mixed_integer_programs(kind: str, neur
     assert seen == {"holds", "violated"}
 
 
-# Leaves
+# The tree
 
 
-def proves_itself(search: NeuronSearch, bounded: Bounded, leaf: Leaf) -> float:
-    """The margin of a leaf from its own signs, slopes and multipliers, on the root's bounds."""
-    plan, where = search.exact, search.region
-    signs = torch.tensor(leaf.signs).unsqueeze(0)
-    sizes = [plan.steps[k].size for k in plan.nonlinear]
-    parts = zip(plan.nonlinear, signs.split(sizes, 1), torch.tensor(leaf.alpha).double().split(sizes, 1), strict=True)
-    betas = torch.tensor(leaf.beta).double().split(sizes)
-    lines, m = {}, Multipliers({}, {}, {})
-    for (k, sign, alpha), beta in zip(parts, betas, strict=True):
-        low, high = bounded.boxes[plan.steps[k].inputs[0]]
-        low, high = torch.where(sign > 0, low.clamp(min=0), low), torch.where(sign < 0, high.clamp(max=0), high)
-        lines[k] = relax(plan.steps[k], low, high, plan.rounding.unit)
-        crossing = (low < 0) & (high > 0)
-        m.alpha[k] = torch.where(crossing, alpha, lines[k].lower_slope[0]).unsqueeze(0)
-        m.beta[k], m.signs[k] = beta.reshape(1, 1, -1), sign.double().unsqueeze(0)
-    charge = charges(plan, where, bounded.boxes, plan.output)
-    rows = search.rows[leaf.conjunction].unsqueeze(0)
-    swept = backward(plan, where, m.applied(lines), plan.output, rows, charge=charge, shift=m.shift())
-    return float((swept.lower[0] - search.limits[leaf.conjunction]).max())
+class Recorded(NeuronSearch):
+    """A search that keeps the domains it closed, one by one, as it saw them when it did."""
+
+    def _settle(self, batch: Any, margins: torch.Tensor) -> None:
+        for i in torch.nonzero(margins > 0).flatten():
+            self.__dict__.setdefault("leaves", []).append(batch.select(i.unsqueeze(0)))
+        super()._settle(batch, margins)
+
+
+def where_cut(search: NeuronSearch, leaf: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bounds (N,) of every neuron in a domain: its cuts one after the other."""
+    low, high = search.neurons.lower[0].clone(), search.neurons.upper[0].clone()
+    for i, sign, point in zip(leaf.index[0].tolist(), leaf.sign[0].tolist(), leaf.point[0].tolist(), strict=True):
+        if sign > 0:
+            low[i] = max(float(low[i]), point)
+        elif sign < 0:
+            high[i] = min(float(high[i]), point)
+    return low, high
+
+
+def proves_itself(search: NeuronSearch, leaf: Any) -> float:
+    """The margin of a domain of a rectifier network from its own cuts, slopes and multipliers, on the root's bounds."""
+    plan, n = search.exact, search.neurons
+    low, high = where_cut(search, leaf)
+    lines, shift, level = {}, {}, torch.zeros(search.count, dtype=torch.float64)
+    alpha = dict(zip([k for k, *_ in n.free], leaf.alpha[0].double().split([size for *_, size in n.free], 1), strict=True))
+    for k in plan.nonlinear:
+        z = plan.steps[k].inputs[0]
+        own_low, own_high = low[n.place[z]], high[n.place[z]]
+        line = relax(plan.steps[k], [(own_low[None], own_high[None])], plan.rounding.unit)
+        free = (own_low < 0) & (own_high > 0) & ~torch.isnan(alpha[k])
+        lines[k] = line.adjusted({"below": torch.where(free, alpha[k], line.parameters()["below"][0])[None]})
+        shift[z] = torch.zeros((1, search.count, plan.steps[z].size), dtype=torch.float64)
+        for i, sign, point, beta in zip(*(c[0].tolist() for c in (leaf.index, leaf.sign, leaf.point, leaf.beta)), strict=True):
+            if n.place[z].start <= i < n.place[z].stop:
+                assert beta >= 0
+                shift[z][0, :, i - n.place[z].start] -= sign * beta
+                level += sign * beta * point
+    charge = charges(plan, search.region, search.bounded.boxes, search.bounded.lines, plan.output)
+    rows = search.rows[leaf.conjunction]
+    swept = backward(plan, search.region, lines, plan.output, rows, charge=charge, shift=shift)
+    return float((swept.lower[0] + level - search.limits[leaf.conjunction[0]]).max())
+
+
+def closed(graph: Graph, case: Case) -> tuple[NeuronSearch, list[Any]] | None:
+    """A search that ended with holds, and its leaves; None where it ended otherwise."""
+    search = started(graph, case, kind=Recorded)
+    search.deadline = time.monotonic() + 3
+    return (search, search.__dict__["leaves"]) if search.run().status == "holds" else None
+
+
+def assert_cover(search: NeuronSearch, mine: list[Any]) -> int:
+    """Shares sum up to the whole, and any two leaves lie on two sides of one point of one neuron. Returns the greatest depth."""
+    assert sum(float(leaf.share) for leaf in mine) * len(search.rows) == 1.0
+    boxes = [where_cut(search, leaf) for leaf in mine]
+    for i, (low, high) in enumerate(boxes):
+        assert all(bool(((high <= other_low) | (other_high <= low)).any()) for other_low, other_high in boxes[:i])
+    return max(int((leaf.sign != 0).sum()) for leaf in mine)
 
 
 def test_leaves_cover_the_tree_and_prove_themselves() -> None:
@@ -145,20 +186,68 @@ def test_leaves_cover_the_tree_and_prove_themselves() -> None:
     for seed in range(30):
         rng = np.random.default_rng(seed)
         graph = lower(chain(rng, (3, 6, 4, 2)))
-        case = near_case(rng, graph, random_box(rng, 3), 0.1)
-        leaves: list[Leaf] = []
-        search = started(graph, case, leaves=leaves.append)
-        if search.run().status != "holds":
+        found = closed(graph, near_case(rng, graph, random_box(rng, 3), 0.1))
+        if found is None:
             continue
-        for c in range(len(case.unsafe)):
-            mine = [leaf for leaf in leaves if leaf.conjunction == c]
-            assert sum(2.0 ** -np.count_nonzero(leaf.signs) for leaf in mine) == 1.0
-            for i, a in enumerate(mine):
-                assert proves_itself(search, search.bounded, a) > 0
-                # two leaves differ in the sign of some neuron that both have split
-                assert all((a.signs * b.signs < 0).any() for b in mine[:i])
-                deepest = max(deepest, int(np.count_nonzero(a.signs)))
+        search, leaves = found
+        for c in range(len(search.rows)):
+            mine = [leaf for leaf in leaves if int(leaf.conjunction) == c]
+            deepest = max(deepest, assert_cover(search, mine))
+            assert all(proves_itself(search, leaf) > 0 for leaf in mine)
     assert deepest >= 3
+
+
+def test_leaves_of_curved_networks_cover_the_tree_and_hold_no_witness() -> None:
+    """Where cuts lie anywhere: in the part of the input set that a leaf stands for, no sampled point is unsafe."""
+    deepest = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        graph, center = lower(curved(rng)), rng.normal(size=3)
+        found = closed(graph, near_case(rng, graph, Box(center - 0.5, center + 0.5), 0.3))
+        if found is None:
+            continue
+        search, leaves = found
+        values = search.exact.forward(sample(search.region, rng, 4000)[0])
+        flat = torch.cat([values[z] for z in search.neurons.nodes], 1)
+        margins = (values[search.exact.output] @ search.rows.transpose(1, 2) - search.limits.unsqueeze(1)).amax(2)
+        for c in range(len(search.rows)):
+            mine = [leaf for leaf in leaves if int(leaf.conjunction) == c]
+            deepest = max(deepest, assert_cover(search, mine))
+            count = torch.zeros(len(flat))
+            for leaf in mine:
+                low, high = where_cut(search, leaf)
+                inside = ((flat >= low) & (flat <= high)).all(1)
+                count += inside
+                assert bool((margins[c, inside] > 0).all())
+            assert bool((count >= 1).all()), "a point of the input set lies in no leaf"
+    assert deepest >= 3
+
+
+@pytest.mark.parametrize("make", [chain, curved])
+def test_children_share_their_parent(make: Callable[[np.random.Generator], Graph]) -> None:
+    """The child below keeps what is below the point and the one above the rest; the same neuron may be cut again and again."""
+    rng = np.random.default_rng(0)
+    graph = lower(make(rng))
+    search = started(graph, near_case(rng, graph, Box(-np.ones(3), np.ones(3)), 0.1))
+    seen: list[Any] = []
+    search._settle = lambda batch, margins: seen.append(batch)  # type: ignore[method-assign]
+    search.run(0)
+    batch = seen[0]  # the root
+    for _ in range(6):
+        low, high = search.neurons.cut(batch.index, batch.sign, batch.point)
+        wide = torch.nonzero(high[0] > low[0]).flatten()
+        neuron = wide[torch.tensor(rng.integers(len(wide), size=len(batch)))]
+        pick = torch.arange(len(batch))
+        point = (low + (high - low) * 0.3)[pick, neuron]
+        children = search._children(batch, neuron, point)
+        new_low, new_high = search.neurons.cut(children.index, children.sign, children.point)
+        assert torch.equal(new_low[0::2], low) and torch.equal(new_high[1::2], high)
+        assert torch.equal(new_high[0::2][pick, neuron], point) and torch.equal(new_low[1::2][pick, neuron], point)
+        others = torch.ones_like(low, dtype=torch.bool)
+        others[pick, neuron] = False
+        assert torch.equal(new_high[0::2][others], high[others]) and torch.equal(new_low[1::2][others], low[others])
+        assert torch.equal(children.share[0::2] + children.share[1::2], batch.share)
+        batch = children
 
 
 def test_limits_end_the_search_with_a_reason() -> None:

@@ -17,7 +17,7 @@ from ascertain.certify.training import (
 )
 from ascertain.errors import InputError, UnsupportedError
 from ascertain.fixtures.architectures import new_network
-from ascertain.fixtures.fixture import Fixture, Recipe
+from ascertain.fixtures.recipe import Fixture, Recipe
 from ascertain.fixtures.loop import Training
 
 NETWORKS = {
