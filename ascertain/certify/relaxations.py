@@ -304,6 +304,11 @@ def _lift(t: Tensor, own: str, letters: str, shape: Shape) -> Tensor:
     return t.reshape(len(t), *shape).permute(0, *(i + 1 for i in order)).reshape(len(t), 1, *(sizes.get(c, 1) for c in letters))
 
 
+def _joined(t: Tensor) -> Tensor:
+    """(b, s, ...) as (b, s, size), also for a single number."""
+    return t.reshape(*t.shape[:2], -1)
+
+
 @dataclass(frozen=True, eq=False)
 class McCormick:
     """Planes of a sum of products. ``mix`` 0 to 1 leans each plane from one pair of corners of the box to the other.
@@ -336,6 +341,10 @@ class McCormick:
         below = (yl.abs() - yu.abs()) * wide + (xl.abs() - xu.abs()) * high <= slack
         above = (yu.abs() - yl.abs()) * wide + (xl.abs() - xu.abs()) * high <= slack
         mix = {"below": below.to(xl.dtype), "above": above.to(xl.dtype)}
+        if operator.second:  # between this place and a corner nothing varies; here the plane is level in x
+            divisor = torch.where(high > 0, high, 1.0)
+            level = {"below": yu / divisor, "above": -yl / divisor}
+            mix = {name: torch.where(wide * high > 0, level[name].clamp(0.0, 1.0), r) for name, r in mix.items()}
         return cls(operator, letters, (step.shapes[0], step.shapes[1], step.shape), x, y, mix, unit, step.longest)
 
     @cached_property
@@ -358,14 +367,14 @@ class McCormick:
         if len(self.letters) > out:
             axes = tuple(range(2 + out, 2 + len(self.letters)))
             least, size = least.sum(axes), size.sum(axes)
-        return ((least - 2 * (self.terms + 4) * self.unit * size) * side).flatten(2)
+        return _joined((least - 2 * (self.terms + 4) * self.unit * size) * side)
 
     def _sum(self, a: Tensor, coefficient: Tensor, into: str) -> Tensor:
         """Rows (b, S, *out) times coefficients, summed into the letters of an operand: ``(B, S, size)``."""
         out = self.operator.terms[2]
         if coefficient.shape[1] == 1:
-            return torch.einsum(f"BS{out},B{self.letters}->BS{into}", a, coefficient.squeeze(1)).flatten(2)
-        return torch.einsum(f"BS{out},BS{self.letters}->BS{into}", a, coefficient).flatten(2)
+            return _joined(torch.einsum(f"BS{out},B{self.letters}->BS{into}", a, coefficient.squeeze(1)))
+        return _joined(torch.einsum(f"BS{out},BS{self.letters}->BS{into}", a, coefficient))
 
     def pull(self, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         mine, yours, _ = self.operator.terms
@@ -391,7 +400,7 @@ class McCormick:
         sides = []
         for on_x, on_y, constant in self.planes:
             each = on_x * x + on_y * y
-            sides.append((each.sum(axes) if axes else each).flatten(2) + constant)
+            sides.append(_joined(each.sum(axes) if axes else each) + constant)
         return sides[1] if a is None else torch.where(a >= 0, sides[0], sides[1])
 
     def level(self, reach: Sequence[Tensor], after: Tensor) -> Tensor:
@@ -401,7 +410,7 @@ class McCormick:
 
     def parameters(self) -> dict[str, Tensor]:
         full = [max(p, q) for p, q in zip(self.x[0].shape[2:], self.y[0].shape[2:], strict=True)]
-        return {name: r.expand(*r.shape[:2], *full).flatten(2) for name, r in self.mix.items()}
+        return {name: _joined(r.expand(*r.shape[:2], *full)) for name, r in self.mix.items()}
 
     def adjusted(self, parameters: dict[str, Tensor]) -> McCormick:
         full = [max(p, q) for p, q in zip(self.x[0].shape[2:], self.y[0].shape[2:], strict=True)]
@@ -415,7 +424,7 @@ class McCormick:
         plus, minus = positive.reshape(shape), (a - positive).reshape(shape)
         below = (yl - yu) * x + (xl - xu) * y + xu * yu - xl * yl
         above = (yu - yl) * x + (xl - xu) * y + xu * yl - xl * yu
-        return {"below": (plus * below).flatten(2), "above": (minus * above).flatten(2)}
+        return {"below": _joined(plus * below), "above": _joined(minus * above)}
 
     def to(self, dtype: torch.dtype) -> McCormick:
         x, y = ((low.to(dtype), high.to(dtype)) for low, high in (self.x, self.y))

@@ -194,7 +194,7 @@ class Neurons:
             k = step.inputs.index(z)
             own, other = ((mine, yours), (yours, mine))[k]
             far = widths[1 - k].reshape(-1, *step.shapes[1 - k]).expand(len(a), *step.shapes[1 - k])
-            spread = torch.einsum(f"B{out},B{other}->B{own}", size, far).flatten(1)
+            spread = torch.einsum(f"B{out},B{other}->B{own}", size, far).reshape(len(a), -1)
             return widths[k] * spread / 8
         if not isinstance(step.nonlinear, Planar):
             raise TypeError("only products and groups are joint")
