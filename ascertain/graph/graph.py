@@ -135,7 +135,9 @@ def fingerprint(operator: Operator) -> bytes:
     digest = hashlib.sha256(f"{type(operator).__module__}.{type(operator).__qualname__}".encode())
     for f in fields(operator):
         value = getattr(operator, f.name)
-        if hasattr(value, "dtype"):
+        if isinstance(value, Operator):
+            digest.update(f"\n{f.name} ".encode() + fingerprint(value))
+        elif hasattr(value, "dtype"):
             array = np.asarray(value)
             digest.update(f"\n{f.name} {array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)

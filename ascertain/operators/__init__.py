@@ -7,6 +7,7 @@ from ascertain.operators import attention, einsum, norms, recurrent, resampling 
 from ascertain.operators.affine import Dense, MatrixProduct, Scale, Shift, Sum
 from ascertain.operators.bilinear import Product
 from ascertain.operators.convolution import Conv, ConvTranspose
+from ascertain.operators.derivatives import Adjoint, Derivative, Slope
 from ascertain.operators.gated import Gelu, Hardswish, Mish, Silu, TanhGelu
 from ascertain.operators.maximum import GroupSort, Maximum, MaxPool, Minimum, ReduceMax
 from ascertain.operators.movement import Expand, Reshape, Transpose
@@ -25,6 +26,7 @@ from ascertain.operators.steps import Ceil, Floor, Heaviside, Round
 
 __all__ = [
     "Abs",
+    "Adjoint",
     "Atan",
     "AveragePool",
     "BatchNorm",
@@ -35,6 +37,7 @@ __all__ = [
     "ConvTranspose",
     "Cos",
     "Dense",
+    "Derivative",
     "Elu",
     "Erf",
     "Exp",
@@ -73,6 +76,7 @@ __all__ = [
     "Silu",
     "Sin",
     "Slice",
+    "Slope",
     "Softmax",
     "Softplus",
     "Softsign",

@@ -160,6 +160,8 @@ class Univariate(Operator):
     """Whether f(x) = max(x, 0), whose lines and splits have closed forms."""
     kinks: ClassVar[tuple[float, ...]] = ()
     """Points where f is not differentiable (an operator that jumps overrides `candidates` and gives both one-sided values)."""
+    third: ClassVar[float] = np.inf
+    """Above |f'''| everywhere, for the lines of f'; infinite where f' has kinks of its own, or nothing is known."""
     domain: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
     """The numbers between which f is defined, from where the battery draws; single poles inside are left to `defined`."""
 
@@ -269,6 +271,8 @@ class Bilinear(Operator):
     subscripts: str
     known: tuple[float, float] | None = None
     """A range that every entry of z is known to lie in, whatever the boxes of x and y say."""
+    second: bool = False
+    """Whether planes should follow y rather than x wherever that leaves them as tight on the box: x is a slope, y a gradient."""
 
     @property
     def terms(self) -> tuple[str, str, str]:

@@ -144,6 +144,7 @@ class Balanced(Gated):
 class Gelu(Balanced):
     """x times the normal distribution function of x."""
 
+    third = 0.7788
     bends = (-1.4142135623730951, 1.4142135623730951)
     valley = -0.75179152469356446
     slopes = (-0.12890414518515478, 1.1289041451851548)
@@ -202,6 +203,7 @@ class TanhGelu(Balanced):
     ``cubic`` is 0.044715, perhaps rounded; what is stated here of places and slopes holds within `near`.
     """
 
+    third = 0.777
     cubic: float = 0.044715
     bends = (-1.4185040087908284, 1.4185040087908284)
     valley = -0.75246142207101626
@@ -269,6 +271,7 @@ def _sigmoid(x: Array) -> Array:
 class Silu(Balanced):
     """x sigmoid(x), also called swish."""
 
+    third = 0.3082
     bends = (-2.3993572805154677, 2.3993572805154677)
     valley = -1.2784645427610738
     slopes = (-0.09983932012886692, 1.099839320128867)
@@ -311,6 +314,7 @@ class Silu(Balanced):
 class Mish(Gated):
     """x tanh(log(1 + exp x))."""
 
+    third = 0.5885
     bends = (-2.2563763763607931, 1.4905711794854285)
     valley = -1.1924312145154952
     slopes = (-0.11252612238946256, 1.0884981612517279)

@@ -80,6 +80,8 @@ class Wave(Univariate):
 class Sin(Wave):
     """sin(x)."""
 
+    third = 1.0
+
     @quiet
     def f(self, x: Array) -> Array:
         return namespace(x).sin(x)
@@ -103,6 +105,8 @@ class Sin(Wave):
 @dataclass(frozen=True, eq=False)
 class Cos(Wave):
     """cos(x)."""
+
+    third = 1.0
 
     @quiet
     def f(self, x: Array) -> Array:

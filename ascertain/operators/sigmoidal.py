@@ -69,6 +69,8 @@ def _bell(x: Array) -> Array:
 class Sigmoid(SShaped):
     """1 / (1 + exp(-x))."""
 
+    third = 0.125
+
     def f(self, x: Array) -> Array:
         if not is_numpy(x):
             return x.sigmoid()
@@ -89,6 +91,8 @@ class Sigmoid(SShaped):
 class Tanh(SShaped):
     """tanh x."""
 
+    third = 2.0
+
     def f(self, x: Array) -> Array:
         return namespace(x).tanh(x)
 
@@ -106,6 +110,8 @@ class Tanh(SShaped):
 class Atan(SShaped):
     """arctan x."""
 
+    third = 2.0
+
     def f(self, x: Array) -> Array:
         return namespace(x).arctan(x)
 
@@ -120,6 +126,8 @@ class Atan(SShaped):
 @dataclass(frozen=True, eq=False)
 class Erf(SShaped):
     """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+
+    third = 2.2568
 
     def f(self, x: Array) -> Array:
         if not is_numpy(x):
@@ -158,6 +166,7 @@ class Softsign(SShaped):
 class LogSigmoid(Rising):
     """The logarithm of the sigmoid: -log(1 + exp(-x)), concave."""
 
+    third = 0.0963
     convex = (False,)
 
     def f(self, x: Array) -> Array:

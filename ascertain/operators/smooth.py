@@ -173,6 +173,7 @@ class Reciprocal(Bent):
 class Square(Bent):
     """x^2."""
 
+    third = 0.0
     convex = (True,)
 
     @quiet
@@ -194,6 +195,7 @@ class Square(Bent):
 class Softplus(Bent):
     """log(1 + e^x). Computed as x above a threshold, it is off by at most log(1 + e^-threshold) there: bounds hold for both."""
 
+    third = 0.0963
     threshold: float = inf
     convex = (True,)
 

@@ -74,7 +74,7 @@ def lipschitz(
     is proved. Evidence: PROVED. Raises UnsupportedError for operators with unbounded slope, ShapeError and DataError for unusable
     options.
     """
-    norms = Norms(_norm(norm), _norm(norm if output_norm is None else output_norm))
+    norms = Norms(norm_of(norm), norm_of(norm if output_norm is None else output_norm))
     if method not in METHODS or not 0 < tolerance < 1 or not timeout > 0:
         raise DataError(
             f"method {method!r} with tolerance {tolerance} and {timeout} s is not possible; "
@@ -82,7 +82,7 @@ def lipschitz(
         )
     started = time.monotonic()
     graph = network if layers is None else section(network, *layers)
-    chosen = _directions(graph.output_size, pair, directions)
+    chosen = directions_of(graph.output_size, pair, directions)
     product = product_bound(graph, norms, chosen)
     if method == "product":
         return _product(product, norms, started)
@@ -107,13 +107,13 @@ def _product(value: float, norms: Norms, started: float) -> Lipschitz:
     return Lipschitz(value, norms.input, norms.output, Evidence.PROVED, "product of norms", value, value, np.inf, 0, seconds)
 
 
-def _norm(value: float) -> float:
+def norm_of(value: float) -> float:
     if value not in NORMS:
         raise DataError(f"the norm {value} is not known; give 1, 2 or inf.")
     return float(value)
 
 
-def _directions(outputs: int, pair: tuple[int, int] | None, directions: np.ndarray | None) -> np.ndarray | None:
+def directions_of(outputs: int, pair: tuple[int, int] | None, directions: np.ndarray | None) -> np.ndarray | None:
     if pair is not None and directions is not None:
         raise DataError("pair and directions are both given; give one of them.")
     if pair is not None:
@@ -252,4 +252,4 @@ def lipschitz_pairs(network: Graph, norm: float = 2, *, tolerance: float = 1e-8,
     """Proved constants (n_out, n_out) of all differences of two outputs, from one program: certified margins. Evidence: PROVED."""
     from ascertain.certify.lipschitz.pairs import pairs
 
-    return pairs(plant(network).reduced(), _norm(norm), tolerance, timeout)
+    return pairs(plant(network).reduced(), norm_of(norm), tolerance, timeout)

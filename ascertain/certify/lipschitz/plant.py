@@ -20,7 +20,7 @@ from ascertain.graph.graph import Constant, Graph, Node
 from ascertain.graph.passes import lower
 from ascertain.operators.base import Affine, Univariate
 
-__all__ = ["Plant", "Slopes", "Stage", "assemble", "plant", "slopes"]
+__all__ = ["Plant", "Slopes", "Stage", "assemble", "outward", "plant", "slopes"]
 
 Slopes = tuple[np.ndarray, np.ndarray]
 """(m,) smallest and largest incremental slopes, exact."""
@@ -75,14 +75,14 @@ class Plant:
         """The plant whose outputs are exact combinations ``(k, n_out)`` of this one's."""
         return replace(self, output=Enclosure(np.atleast_2d(directions)) @ self.output)
 
-    def along(self, column: int) -> Plant:
-        """The plant of one input coordinate."""
+    def along(self, *columns: int) -> Plant:
+        """The plant of some input coordinates; the others stay as they are."""
         if not self.stages:
-            return replace(self, inputs=1, output=self.output.columns([column]))
+            return replace(self, inputs=len(columns), output=self.output.columns(list(columns)))
         first = self.stages[0]
-        keep = None if first.keep is None else first.keep.columns([column])
-        first = replace(first, gate=first.gate.columns([column]), keep=keep)
-        return replace(self, inputs=1, stages=(first, *self.stages[1:]))
+        keep = None if first.keep is None else first.keep.columns(list(columns))
+        first = replace(first, gate=first.gate.columns(list(columns)), keep=keep)
+        return replace(self, inputs=len(columns), stages=(first, *self.stages[1:]))
 
     def rotated(self) -> Plant:
         """A plant with the same l2 bounds and fewer inputs, where the first stage sees fewer directions; in floats."""
@@ -166,10 +166,10 @@ def slopes(node: Node) -> Slopes:
     low, high = (np.broadcast_to(np.asarray(s, np.float64), everywhere.shape).reshape(-1) for s in (low, high))
     if not (low <= high).all():
         raise DataError(f"node {node.name!r} ({node.operator.name}) states slopes that are no numbers; repair its parameters.")
-    return _outward(low, -1.0), _outward(high, 1.0)
+    return outward(low, -1.0), outward(high, 1.0)
 
 
-def _outward(x: np.ndarray, way: float) -> np.ndarray:
+def outward(x: np.ndarray, way: float) -> np.ndarray:
     """Numbers of few bits stay; others may have been rounded, also several times."""
     return np.where(x * 64 == np.round(x * 64), x, x + way * 1e-12 * (1 + abs(x)))
 

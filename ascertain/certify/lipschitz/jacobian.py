@@ -1,0 +1,104 @@
+"""The Jacobian of a network as a graph of operators, so that bounds and search made for networks serve for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ascertain.errors import DataError, ShapeError, UnsupportedError
+from ascertain.graph.graph import Builder, Constant, Graph
+from ascertain.graph.passes import lower
+from ascertain.operators.affine import Sum
+from ascertain.operators.base import Ref
+from ascertain.operators.derivatives import pullback
+from ascertain.operators.movement import Reshape
+from ascertain.operators.piecewise import Abs
+from ascertain.operators.reduction import Reduce
+from ascertain.operators.selection import Gather
+from ascertain.operators.smooth import Square
+
+__all__ = ["Jacobian", "jacobian"]
+
+
+@dataclass(frozen=True, eq=False)
+class Jacobian:
+    """``graph`` computes, from the network's input, what was asked of J = rows d(output)/d(input), of Clarke at kinks."""
+
+    graph: Graph
+    network: Graph
+    """The lowered network; its nodes are the first of ``graph``, under the same numbers."""
+    matrix: int
+    """The node of ``graph`` that holds J, ``(R, n_in)``."""
+    gradients: Mapping[int, int]
+    """For each node of the network on the way the node of ``graph`` that holds the gradient with respect to its value, (R, *shape)."""
+
+
+def jacobian(network: Graph, rows: np.ndarray, *, columns: np.ndarray | None = None, head: str = "matrix") -> Jacobian:
+    """The Jacobian of ``rows @ output`` for rows (R, n_out), as a graph of operators, in the chosen input ``columns``.
+
+    ``head`` says what the graph's output is: the ``matrix`` (R, n); ``rows`` (R,) or ``columns`` (n,), the sums of absolute values;
+    ``absolute`` values (R, n); or ``squares`` (R,), the squared lengths of rows. At kinks the graph encloses the generalised
+    Jacobian of the chain rule, which holds Clarke's. Raises UnsupportedError listing operators without a derivative rule.
+    """
+    graph = lower(network)
+    weights = np.atleast_2d(np.asarray(rows, np.float64))
+    if weights.ndim != 2 or weights.shape[1] != graph.output_size or not len(weights):
+        raise ShapeError(f"rows have shape {weights.shape}, the network {graph.output_size} outputs; give one column for each.")
+    if not np.isfinite(weights).all():
+        raise DataError("rows hold NaN or infinite numbers; give finite ones.")
+    builder = Builder()
+    builder.nodes.extend(graph.nodes)
+    seed = builder.constant(weights.reshape(len(weights), *graph.output_shape))
+    gradients = _backward(builder, graph, seed)
+    flat = builder(Reshape((len(weights), graph.input_size)), gradients[graph.input])
+    if columns is not None and len(columns) < graph.input_size:
+        flat = builder(Gather(1, np.asarray(columns, np.int64)), flat)
+    found = {i: ref.index for i, ref in gradients.items()}
+    made = builder.graph(Ref(graph.input, graph.input_shape), _head(builder, flat, head), graph.source)
+    return Jacobian(made, graph, flat.index, found)
+
+
+def _backward(builder: Builder, graph: Graph, seed: Ref) -> dict[int, Ref]:
+    """The gradient on each node that lies between input and output."""
+    moving = {graph.input}
+    for i, node in enumerate(graph.nodes):
+        if any(j in moving for j in node.inputs):
+            moving.add(i)
+    parts: dict[int, list[Ref]] = {graph.output: [seed]} if graph.output in moving else {}
+    gradients: dict[int, Ref] = {}
+    unknown = []
+    for i in range(graph.output, -1, -1):
+        given = parts.get(i, [])
+        if not given or i not in moving:
+            continue
+        gradients[i] = given[0] if len(given) == 1 else builder(Sum((1.0,) * len(given)), *given)
+        node = graph.nodes[i]
+        if i == graph.input:
+            break
+        inputs = tuple(Ref(j, graph.nodes[j].shape) for j in node.inputs)
+        builder.scope = f"{node.name} gradient"
+        pulled = pullback(builder, node.operator, gradients[i], inputs, Ref(i, node.shape))
+        if pulled is None:
+            unknown.append((node.operator.name, node.name))
+            pulled = tuple(builder.constant(np.zeros((seed.shape[0], *r.shape))) for r in inputs)
+        for j, part in zip(node.inputs, pulled, strict=True):
+            if j in moving:
+                parts.setdefault(j, []).append(part)
+    if unknown:
+        names = ", ".join(f"{op} at {name!r}" for op, name in unknown)
+        raise UnsupportedError(f"No derivative rule for {names}. Rewrite these with supported operators.", tuple(unknown))
+    builder.scope = "Jacobian"
+    if graph.input not in gradients:
+        gradients[graph.input] = builder.constant(np.zeros((seed.shape[0], *graph.input_shape)))
+    return gradients
+
+
+def _head(builder: Builder, matrix: Ref, head: str) -> Ref:
+    if head == "matrix":
+        return matrix
+    sizes = builder(Square() if head == "squares" else Abs(), matrix)
+    if head == "absolute":
+        return sizes
+    return builder(Reduce((0,) if head == "columns" else (1,), False), sizes)

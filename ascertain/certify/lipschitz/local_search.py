@@ -1,0 +1,253 @@
+"""Upper and lower bounds of a Jacobian's norm over an input set, and branch and bound over boxes of inputs between them.
+
+The largest norm of the generalised Jacobian on a set is the Lipschitz constant on it. A norm attained in a point, enclosed with its
+rounding, is a lower bound; linear bounds of the Jacobian's graph are upper ones. On small boxes few rectifiers are undecided: there
+every pattern of their slopes is tried. Evidence: PROVED on both sides.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ascertain.certify.bounds import Bounded, bound_nodes
+from ascertain.certify.linear import Boxes, backward, charges
+from ascertain.certify.lipschitz.enclosure import ROOM, Enclosure
+from ascertain.certify.lipschitz.jacobian import Jacobian
+from ascertain.certify.lipschitz.spectral import matrix_norm
+from ascertain.certify.plan import Plan
+from ascertain.certify.region import Region
+from ascertain.operators.derivatives import Slope
+from ascertain.properties.sets import Box, InputSet
+
+__all__ = ["LocalBounds", "LocalSearch"]
+
+PATTERNS = 8
+"""Undecided rectifiers on a box up to which all patterns of slopes are tried."""
+
+
+@dataclass(eq=False)
+class LocalBounds:
+    """Bounds of a norm (1, 2 or inf, of output and input differences alike) of the Jacobian over boxes."""
+
+    jacobian: Jacobian
+    norm: float
+    plan: Plan
+    single: bool
+    """Whether the graph's output is the norm's parts themselves: sums of absolute values, or the squared length of one row."""
+
+    def values(self, points: Tensor, surrogate: bool = False) -> Tensor:
+        """Norms (B,) at flat inputs, in floats."""
+        flat = self.plan.forward(points, surrogate=surrogate)[self.jacobian.matrix]
+        j = flat.reshape(len(points), *self.jacobian.graph.nodes[self.jacobian.matrix].shape)
+        if self.norm == 2:
+            return torch.linalg.matrix_norm(j, ord=2)
+        return j.abs().sum(2 if self.norm == np.inf else 1).amax(1)
+
+    def enclosed(self, points: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Proved ends of the Jacobian, each (B, R, n), at points; where a kink is too near to tell, of all slopes there."""
+        bounded = bound_nodes(self.plan, Region(points, points), back=False, zonotope=False)
+        shape = self.jacobian.graph.nodes[self.jacobian.matrix].shape
+        low, high = (t.expand(len(points), -1).reshape(-1, *shape).cpu().numpy() for t in bounded.every[self.jacobian.matrix])
+        return low, high
+
+    def attained(self, points: Tensor) -> np.ndarray:
+        """Proved lower bounds (B,) of the norms at points."""
+        low, high = self.enclosed(points)
+        least = np.maximum(np.maximum(low, -high), 0.0)
+        if self.norm != 2:
+            found = least.sum(2 if self.norm == np.inf else 1).max(1)
+        elif low.shape[1] == 1:
+            found = np.sqrt((least**2).sum((1, 2)))
+        else:
+            middle = low / 2 + high / 2
+            first = np.linalg.svd(np.nan_to_num(middle))[2][:, 0]
+            first /= np.linalg.norm(first, axis=1, keepdims=True) * ROOM
+            image = np.linalg.norm(np.einsum("bij,bj->bi", middle, first), axis=1)
+            found = image - np.linalg.norm(high - low, axis=(1, 2))
+        found = found * (2 - ROOM)
+        return np.where(np.isfinite(found), np.maximum(found, 0.0), 0.0)
+
+    def upper(self, region: Region, known: Boxes | None = None) -> tuple[np.ndarray, Tensor, Bounded]:
+        """Proved upper bounds (B,), how much each free input matters (B, n_in), and the bounds of all nodes."""
+        plan = self.plan
+        bounded = bound_nodes(plan, region, known=known)
+        charge = charges(plan, region, bounded.boxes, bounded.lines, plan.output, bounded.charge)
+        size = plan.steps[plan.output].size
+        eye = torch.eye(size, dtype=plan.dtype, device=plan.device)
+        rows = torch.cat([-eye] if self.single else [-eye, eye]).unsqueeze(0)
+        swept = backward(plan, region, bounded.lines, plan.output, rows, charge=charge)
+        low, high = (t.expand(len(region), -1) for t in bounded.every[plan.output])
+        high = torch.fmin(high, -swept.lower[:, :size])
+        weights = (swept.rows.abs() * (region.upper - region.lower).unsqueeze(1)).expand(len(region), -1, -1)
+        if self.single:
+            worst = high.amax(1).clamp(min=0).cpu().numpy()
+            matter = weights[torch.arange(len(region)), high.argmax(1)]
+            worst = np.nextafter(np.sqrt(worst), np.inf) if self.norm == 2 else worst
+        else:
+            low = torch.fmax(low, swept.lower[:, size:])
+            worst, matter = self._spectral(low.cpu().numpy(), high.cpu().numpy()), weights.amax(1)
+        return np.where(np.isfinite(worst), worst, np.inf), matter, bounded
+
+    def _spectral(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Proved norms of interval matrices (B, R n)."""
+        shape = self.jacobian.graph.nodes[self.jacobian.matrix].shape
+        found = np.full(len(low), np.inf)
+        for i in np.flatnonzero(np.isfinite(low).all(1) & np.isfinite(high).all(1)):
+            middle = low[i] / 2 + high[i] / 2
+            radius = np.maximum(high[i] - middle, middle - low[i]) * ROOM
+            found[i] = matrix_norm(Enclosure(middle.reshape(shape), radius.reshape(shape)))
+        return found
+
+    def undecided(self, bounded: Bounded, batch: int) -> dict[int, Tensor]:
+        """For each node that holds slopes of rectifiers where they may be 0 or 1, (B, size)."""
+        found = {}
+        for s in self.plan.steps:
+            if isinstance(s.nonlinear, Slope):
+                low, high = bounded.boxes[s.inputs[0]]
+                found[s.index] = ((low <= 0) & (high >= 0)).expand(batch, -1)
+        return found
+
+    def patterns(self, region: Region, row: int, undecided: dict[int, Tensor], bounded: Bounded) -> float:
+        """The largest upper bound of one box over all patterns of its undecided slopes."""
+        places = [(i, int(j)) for i, open_ in undecided.items() for j in torch.nonzero(open_[row]).squeeze(1)]
+        signs = torch.tensor(list(np.ndindex(*(2,) * len(places))), dtype=self.plan.dtype).reshape(2 ** len(places), -1)
+        known: Boxes = {}
+        for i in undecided:
+            low, high = bounded.boxes[self.plan.steps[i].inputs[0]]
+            fixed = (low.expand(len(region), -1)[row] > 0).to(self.plan.dtype).repeat(len(signs), 1)
+            for k, (node, place) in enumerate(places):
+                if node == i:
+                    fixed[:, place] = signs[:, k]
+            known[i] = (fixed, fixed)
+        lower, upper = (t[row].expand(len(signs), -1) for t in (region.lower, region.upper))
+        return float(self.upper(Region(lower, upper, region.ball), known)[0].max())
+
+
+@dataclass(eq=False)
+class LocalSearch:
+    """Best-first branch and bound over boxes."""
+
+    bounds: LocalBounds
+    sets: InputSet
+    region: Region
+    tolerance: float
+    deadline: float
+    report: Callable[[float, float, int], None] = lambda *_: None
+
+    def __post_init__(self) -> None:
+        self.lower, self.witness, self.visited = 0.0, self.sets.center(), 0
+        self.closed = 0.0  # the largest upper bound of a box that is no longer open
+
+    def climb(self, samples: int = 2000, steps: int = 30, seed: int = 0) -> None:
+        """Raises the lower bound from random points, by ascent along surrogates of the jumps and by small moves."""
+        rng = np.random.default_rng(seed)
+        points = torch.from_numpy(np.concatenate([self.sets.center()[None], self.sets.sample(rng, samples)]))
+        self.raise_to(points)
+        best = points[self.bounds.values(points).argsort(descending=True)[:32]]
+        width = self.region.upper - self.region.lower
+        for k in range(steps):
+            if time.monotonic() > self.deadline:
+                break
+            at = best.clone().requires_grad_(True)
+            values = self.bounds.values(at, surrogate=True)
+            slope = torch.autograd.grad(values.sum(), at, allow_unused=True)[0] if values.requires_grad else None
+            pace = 0.3 * 0.85**k
+            moves = [pace * width * torch.from_numpy(rng.uniform(-1, 1, best.shape)) for _ in range(2)]
+            moves += [] if slope is None else [0.5 * pace * width * slope.nan_to_num().sign()]
+            tried = torch.cat([best, *(self._projected(best + move) for move in moves)])
+            best = tried[self.bounds.values(tried).nan_to_num(nan=-1.0).argsort(descending=True)[: len(best)]]
+            self.raise_to(best)
+
+    def _projected(self, points: Tensor) -> Tensor:
+        if isinstance(self.sets, Box):
+            return torch.minimum(torch.maximum(points, self.region.lower), self.region.upper)
+        return torch.from_numpy(np.stack([self.sets.project(p) for p in points.numpy()]))
+
+    def raise_to(self, points: Tensor) -> None:
+        """Raises the lower bound to what the best of some points proves."""
+        values = self.bounds.values(points).detach()
+        some = values.nan_to_num(nan=0.0).argsort(descending=True)[:8]
+        if not len(some) or float(values[some[0]]) <= self.lower:
+            return
+        proved = self.bounds.attained(points[some])
+        if proved.max() > self.lower:
+            self.lower, self.witness = float(proved.max()), points[some[int(proved.argmax())]].numpy().copy()
+
+    def run(self, start: float = np.inf) -> float:
+        """The upper bound that is left at the deadline, or when it is within the tolerance of the lower one."""
+        number = count()
+        root = (self.region.lower[0], self.region.upper[0])
+        value, matter = self._bound(Region(*(t.unsqueeze(0) for t in root), self.region.ball))
+        heap = [(-min(float(value[0]), start), next(number), *root, matter[0])]
+        batch = 2
+        while heap and -heap[0][0] > self.lower * (1 + self.tolerance) and time.monotonic() < self.deadline:
+            taken = [heapq.heappop(heap) for _ in range(min(batch, len(heap)))]
+            began = time.monotonic()
+            limit, lower, upper = self._halves(taken)
+            if not len(limit):
+                continue
+            values, matter = self._bound(Region(lower, upper, self.region.ball))
+            values = np.minimum(values, limit)
+            for v, low, high, m in zip(values, lower, upper, matter, strict=True):
+                if v <= self.lower * (1 + self.tolerance):
+                    self.closed = max(self.closed, float(v))
+                else:
+                    heapq.heappush(heap, (-float(v), next(number), low, high, m))
+            batch = int(np.clip(batch * (2 if time.monotonic() - began < 0.25 else 0.5), 1, 256))
+            self.report(self.lower, -heap[0][0] if heap else self.closed, self.visited)
+        return max(self.closed, self.lower, -heap[0][0] if heap else 0.0)
+
+    def _halves(self, taken: list[tuple[float, int, Tensor, Tensor, Tensor]]) -> tuple[np.ndarray, Tensor, Tensor]:
+        """Both halves of each box, cut where it matters most; those outside the ball are dropped."""
+        whole = (self.region.upper - self.region.lower)[0].clamp(min=torch.finfo(torch.float64).tiny)
+        limits, lowers, uppers = [], [], []
+        for worst, _, lower, upper, matter in taken:
+            share, wide = matter.nan_to_num(posinf=0.0), (upper - lower) / whole
+            score = share / share.max().clamp(min=1e-300) + 0.5 * wide / wide.max().clamp(min=1e-300)
+            middle = lower + (upper - lower) / 2
+            score = torch.where((lower < middle) & (middle < upper), score, -1.0)
+            axis = int(score.argmax())
+            if score[axis] < 0:
+                self.closed = max(self.closed, -worst)
+                continue
+            for side in (0, 1):
+                low, high = lower.clone(), upper.clone()
+                (high if side == 0 else low)[axis] = middle[axis]
+                if self._meets(low, high):
+                    limits.append(-worst)
+                    lowers.append(low)
+                    uppers.append(high)
+        if not limits:
+            return np.zeros(0), whole, whole
+        return np.array(limits), torch.stack(lowers), torch.stack(uppers)
+
+    def _meets(self, lower: Tensor, upper: Tensor) -> bool:
+        ball = self.region.ball
+        if ball is None:
+            return True
+        gap = torch.maximum(torch.maximum(lower - ball.center, ball.center - upper), torch.zeros_like(lower))
+        return float(torch.linalg.vector_norm(gap, ord=ball.p)) <= ball.radius * (1 + 1e-9) + 1e-300
+
+    def _bound(self, region: Region) -> tuple[np.ndarray, Tensor]:
+        self.visited += len(region)
+        centers = region.center
+        if isinstance(self.sets, Box):
+            self.raise_to(centers)
+        else:
+            inside = [self.sets.contains(c) for c in centers.numpy()]
+            self.raise_to(centers[torch.tensor(inside)])
+        values, matter, bounded = self.bounds.upper(region)
+        undecided = self.bounds.undecided(bounded, len(region))
+        totals = sum(open_.sum(1) for open_ in undecided.values()) if undecided else torch.zeros(len(region))
+        for i in np.flatnonzero(values > self.lower * (1 + self.tolerance)):
+            if 0 < int(totals[i]) <= PATTERNS:
+                values[i] = min(values[i], self.bounds.patterns(region, int(i), undecided, bounded))
+        return values, matter
