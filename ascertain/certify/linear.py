@@ -149,7 +149,7 @@ def backward(
     rows_in = pending.get(plan.input)
     if rows_in is None:
         rows_in = torch.zeros((1, count, plan.steps[plan.input].size), dtype=rows.dtype, device=rows.device)
-    lower = _minimum(plan, region, rows_in, None if weights is None else weights[plan.input]) + constant
+    lower = _minimum(plan, region, rows_in, None if weights is None else weights.get(plan.input)) + constant
     return Swept(lower, rows_in, constant.expand(lower.shape), kept)
 
 
