@@ -28,7 +28,7 @@ FORMULA = (
 )
 EVIDENCE = (
     "ESTIMATED from samples, with 95 % intervals by the jackknife over ten groups of them. Chance is what shuffled samples would "
-    "give: 0 for debiased CKA; for SVCCA at least its mean. Where there are too few samples for SVCCA its interval is all of [0, 1]."
+    "give: 0 for debiased CKA; for SVCCA at least its mean. With too few samples for SVCCA its interval is all of [0, 1]."
 )
 REFERENCES = (
     "Raghu et al. 2017, SVCCA: singular vector canonical correlation analysis for deep learning dynamics and interpretability",

@@ -10,6 +10,7 @@ from scipy.stats import t as student
 
 from ascertain.errors import DataError
 from ascertain.evidence import Evidence
+from ascertain.probes.importing import undisturbed
 from ascertain.probes.measure import centred, checked
 
 __all__ = ["Dimension", "dimension"]
@@ -127,7 +128,8 @@ def _dimension(x: np.ndarray, method: Method, k: int) -> float:
 
 def _local(x: np.ndarray, method: Method, k: int) -> float:
     """TwoNN or maximum likelihood, from distances to the nearest distinct neighbours."""
-    from sklearn.neighbors import NearestNeighbors
+    with undisturbed():
+        from sklearn.neighbors import NearestNeighbors
 
     neighbours = 2 if method == "twonn" else k
     if not 2 <= neighbours < len(x) - 1:

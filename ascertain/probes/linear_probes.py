@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from ascertain.errors import DataError, ShapeError
 from ascertain.evidence import Evidence
+from ascertain.probes.importing import undisturbed
 from ascertain.probes.measure import checked
 
 __all__ = ["LinearProbe", "linear_probe", "wilson"]
@@ -88,10 +89,11 @@ def linear_probe(
 
 def _validated(x: np.ndarray, codes: np.ndarray, part: np.ndarray, folds: int, strength: float) -> tuple[float, float]:
     """Accuracy on held-out folds, and on those that were fitted."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    with undisturbed():
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
 
     right = fitted = 0.0
     for fold in range(folds):
