@@ -4,6 +4,7 @@ from ascertain.analyze.base import Analyzer, Context, Example, Need
 from ascertain.analyze.battery import BatteryFailure, check_analyzer
 from ascertain.analyze.measuring import analyze
 from ascertain.analyze.registry import analyzers, explain, find, make
+from ascertain.analyze.report import report
 from ascertain.analyze.result import Failure, Measured, Result, read_record
 from ascertain.analyze.views import Kind, View, figure_of
 
@@ -26,4 +27,5 @@ __all__ = [
     "find",
     "make",
     "read_record",
+    "report",
 ]

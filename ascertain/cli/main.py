@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from ascertain import __version__
+from ascertain.cli.analyze import Analyze
 from ascertain.cli.analyzers import Explain, List
 from ascertain.cli.bound import Bound
 from ascertain.cli.certify import Certify
@@ -28,7 +29,7 @@ from ascertain.errors import InputError, ResourceError
 __all__ = ["run"]
 
 NAME = "ascertain"
-COMMANDS: tuple[type[Command], ...] = (Certify, Verify, Supports, Bound, Lipschitz, Info, Run, Show, Diff, List, Explain, Train)
+COMMANDS: tuple[type[Command], ...] = (Certify, Analyze, Verify, Supports, Bound, Lipschitz, Info, Run, Show, Diff, List, Explain, Train)
 
 
 def run(arguments: Sequence[str]) -> int:

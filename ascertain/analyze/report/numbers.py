@@ -1,0 +1,65 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ascertain.analyze.result import Measured, Result
+from ascertain.analyze.views import View
+
+__all__ = ["cells", "intervals", "short", "value_rows"]
+
+
+def short(value: Any) -> str:
+    """A number with four digits, whole numbers in full; words as they are."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f").replace("-", "\u2212")
+    if isinstance(value, float):
+        if np.isinf(value):
+            return "\u221e" if value > 0 else "\u2212\u221e"
+        return f"{value:.4g}".replace("-", "\u2212")
+    return str(value)
+
+
+def cells(column: np.ndarray) -> tuple[list[str], bool]:
+    """A column of a table as text, and whether it holds numbers."""
+    return [short(v) for v in column], column.dtype.kind in "biuf"
+
+
+def value_rows(result: Result) -> list[dict[str, str]]:
+    """Every value of a result in one line: a scalar with its interval, or an array by shape and range."""
+    return [{"name": n, "about": m.about, "evidence": str(m.evidence), "value": _line(m)} for n, m in result.values.items()]
+
+
+def _line(measured: Measured) -> str:
+    value = measured.value
+    if value.ndim == 0:
+        return short(value.item()) + _ends(measured)
+    shape = " × ".join(map(str, value.shape))
+    if value.dtype.kind == "U" or not value.size:
+        return f"{shape} {'words' if value.dtype.kind == 'U' else 'numbers'}"
+    return f"{shape}, from {short(value.min())} to {short(value.max())}"
+
+
+def _ends(measured: Measured) -> str:
+    if measured.low is None or measured.high is None:
+        return ""
+    return f" ({measured.confidence:.0%}: {short(measured.low.item())} to {short(measured.high.item())})"
+
+
+def intervals(view: View, result: Result) -> Sequence[str]:
+    """The intervals of the estimates in a sentence, written as the sentence writes the estimates."""
+    found = []
+    for _, name, form, _ in string.Formatter().parse(view.text):
+        if name and (m := result.values[name]).low is not None and m.high is not None:
+            low, high = format(m.low.item(), form or ""), format(m.high.item(), form or "")
+            found.append(f"{m.confidence:.0%} interval {low} to {high}")
+    return found
