@@ -23,6 +23,8 @@ __all__ = ["LocalLipschitz", "jacobian_bounds", "local_lipschitz"]
 METHODS = ("auto", "bounds", "program", "search", "milp")
 FEW = 16
 """Free inputs up to which boxes are split."""
+MOST_WORK = 1e5
+"""Multiply-adds of the Jacobian's graph up to which slopes are optimised."""
 LARGEST_PROGRAM = 400
 """Inputs and nonlinearities up to which the semidefinite program is tried unasked."""
 
@@ -127,7 +129,9 @@ def local_lipschitz(
 
 
 def _solve(task: _Task, method: str, started: float) -> LocalLipschitz:
-    from ascertain.certify.deep import region_of
+    import torch
+
+    from ascertain.certify.deep import output_bounds, region_of
     from ascertain.certify.lipschitz.local_search import LocalBounds, LocalSearch
     from ascertain.certify.plan import Plan
 
@@ -143,6 +147,10 @@ def _solve(task: _Task, method: str, started: float) -> LocalLipschitz:
         value, _, bounded = bounds.upper(region)
         task.undecided = int(sum(int(t.sum()) for t in bounds.undecided(bounded, 1).values()))
         task.found(float(value[0]), "bounds")
+        if method in ("auto", "bounds") and not _tight(task, search.lower) and plan.work <= MOST_WORK:
+            ends = output_bounds(found.graph, task.sets, "alpha", 20, "cpu", 1)
+            value = bounds.norms(*(torch.from_numpy(end)[None] for end in ends))
+            task.found(float(value[0]), "optimised bounds")
     size = len(task.free) + task.undecided
     if method == "program" or (method == "auto" and not _tight(task, search.lower) and size <= LARGEST_PROGRAM):
         _program(task, asked=method == "program")
@@ -151,7 +159,7 @@ def _solve(task: _Task, method: str, started: float) -> LocalLipschitz:
 
         value, point = largest_norm(task.network, task.sets, task.norm, task.rows, task.free, task.deadline)
         task.found(value, "mixed-integer program", Evidence.BOUNDED)
-        search.raise_to(plan_points(point))
+        search.raise_to(point[None])
     visited = 0
     if method == "search" or (method == "auto" and not _tight(task, search.lower) and len(task.free) <= FEW):
         value = search.run(task.best[0])
@@ -167,12 +175,6 @@ def _solve(task: _Task, method: str, started: float) -> LocalLipschitz:
     return LocalLipschitz(
         search.lower, max(upper, search.lower), task.norm, evidence, name, task.root, search.witness, visited, seconds, task.undecided
     )
-
-
-def plan_points(point: np.ndarray):  # type: ignore[no-untyped-def]
-    import torch
-
-    return torch.from_numpy(np.asarray(point, np.float64)[None])
 
 
 def _tight(task: _Task, lower: float) -> bool:

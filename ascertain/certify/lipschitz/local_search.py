@@ -29,7 +29,7 @@ from ascertain.properties.sets import Box, InputSet
 
 __all__ = ["LocalBounds", "LocalSearch"]
 
-PATTERNS = 8
+PATTERNS = 10
 """Undecided rectifiers on a box up to which all patterns of slopes are tried."""
 
 
@@ -88,16 +88,18 @@ class LocalBounds:
         high = torch.fmin(high, -swept.lower[:, :size])
         weights = (swept.rows.abs() * (region.upper - region.lower).unsqueeze(1)).expand(len(region), -1, -1)
         if self.single:
-            worst = high.amax(1).clamp(min=0).cpu().numpy()
             matter = weights[torch.arange(len(region)), high.argmax(1)]
-            worst = np.nextafter(np.sqrt(worst), np.inf) if self.norm == 2 else worst
         else:
-            low = torch.fmax(low, swept.lower[:, size:])
-            worst, matter = self._spectral(low.cpu().numpy(), high.cpu().numpy()), weights.amax(1)
-        return np.where(np.isfinite(worst), worst, np.inf), matter, bounded
+            low, matter = torch.fmax(low, swept.lower[:, size:]), weights.amax(1)
+        return self.norms(low, high), matter, bounded
 
-    def _spectral(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Proved norms of interval matrices (B, R n)."""
+    def norms(self, lower: Tensor, upper: Tensor) -> np.ndarray:
+        """Proved norms (B,) from bounds (B, size) of the graph's output."""
+        low, high = lower.cpu().numpy(), upper.cpu().numpy()
+        if self.single:
+            worst = np.maximum(high.max(1), 0.0)
+            worst = np.nextafter(np.sqrt(worst), np.inf) if self.norm == 2 else worst
+            return np.where(np.isfinite(worst), worst, np.inf)
         shape = self.jacobian.graph.nodes[self.jacobian.matrix].shape
         found = np.full(len(low), np.inf)
         for i in np.flatnonzero(np.isfinite(low).all(1) & np.isfinite(high).all(1)):
@@ -115,21 +117,34 @@ class LocalBounds:
                 found[s.index] = ((low <= 0) & (high >= 0)).expand(batch, -1)
         return found
 
-    def patterns(self, region: Region, row: int, undecided: dict[int, Tensor], bounded: Bounded) -> float:
-        """The largest upper bound of one box over all patterns of its undecided slopes."""
-        places = [(i, int(j)) for i, open_ in undecided.items() for j in torch.nonzero(open_[row]).squeeze(1)]
-        signs = torch.tensor(list(np.ndindex(*(2,) * len(places))), dtype=self.plan.dtype).reshape(2 ** len(places), -1)
-        known: Boxes = {}
-        for i in undecided:
-            low, high = bounded.boxes[self.plan.steps[i].inputs[0]]
-            fixed = (low.expand(len(region), -1)[row] > 0).to(self.plan.dtype).repeat(len(signs), 1)
-            for k, (node, place) in enumerate(places):
-                if node == i:
-                    fixed[:, place] = signs[:, k]
-            known[i] = (fixed, fixed)
-        lower, upper = (t[row].expand(len(signs), -1) for t in (region.lower, region.upper))
-        return float(self.upper(Region(lower, upper, region.ball), known)[0].max())
+    def patterns(self, boxes: np.ndarray, undecided: dict[int, Tensor], bounded: Bounded) -> np.ndarray:
+        """For some boxes of those bounded the largest upper bound over all patterns of their undecided slopes.
 
+        Almost everywhere the slope of a rectifier is 0 or 1, so that each pattern leaves one Jacobian of a piecewise linear network.
+        """
+        open_ = {i: o[boxes] for i, o in undecided.items()}
+        flat = torch.cat(list(open_.values()), 1)
+        place = flat.cumsum(1) - 1
+        sizes = flat.sum(1)
+        box = torch.repeat_interleave(torch.arange(len(boxes)), 2**sizes)
+        number = torch.arange(len(box)) - (torch.cumsum(2**sizes, 0) - 2**sizes)[box]
+        signs = (number[:, None] >> place[box].clamp(min=0)) & 1
+        known: Boxes = {}
+        at = 0
+        for i, o in open_.items():
+            low = bounded.boxes[self.plan.steps[i].inputs[0]][0].expand(len(undecided[i]), -1)[boxes]
+            fixed = torch.where(o[box], signs[:, at : at + o.shape[1]].to(low.dtype), (low > 0).to(low.dtype)[box])
+            known[i] = (fixed, fixed)
+            at += o.shape[1]
+        lower, upper = bounded.every[self.plan.input]
+        region = Region(lower[boxes][box], upper[boxes][box])
+        for z, (low, high) in bounded.boxes.items():  # what is known of the boxes holds for every pattern
+            full = (low.expand(len(lower), -1), high.expand(len(lower), -1))
+            known.setdefault(z, (full[0][boxes][box], full[1][boxes][box]))
+        every = bound_nodes(self.plan, region, back=False, zonotope=False, known=known).every[self.plan.output]
+        worst = torch.from_numpy(self.norms(*(t.expand(len(region), -1) for t in every)))
+        most = torch.full((len(boxes),), -torch.inf, dtype=torch.float64).scatter_reduce(0, box, worst, "amax")
+        return most.numpy()
 
 @dataclass(eq=False)
 class LocalSearch:
@@ -171,8 +186,9 @@ class LocalSearch:
             return torch.minimum(torch.maximum(points, self.region.lower), self.region.upper)
         return torch.from_numpy(np.stack([self.sets.project(p) for p in points.numpy()]))
 
-    def raise_to(self, points: Tensor) -> None:
-        """Raises the lower bound to what the best of some points proves."""
+    def raise_to(self, points: Tensor | np.ndarray) -> None:
+        """Raises the lower bound to what the best of some points (B, n_in) proves."""
+        points = torch.as_tensor(points)
         values = self.bounds.values(points).detach()
         some = values.nan_to_num(nan=0.0).argsort(descending=True)[:8]
         if not len(some) or float(values[some[0]]) <= self.lower:
@@ -246,8 +262,10 @@ class LocalSearch:
             self.raise_to(centers[torch.tensor(inside)])
         values, matter, bounded = self.bounds.upper(region)
         undecided = self.bounds.undecided(bounded, len(region))
-        totals = sum(open_.sum(1) for open_ in undecided.values()) if undecided else torch.zeros(len(region))
-        for i in np.flatnonzero(values > self.lower * (1 + self.tolerance)):
-            if 0 < int(totals[i]) <= PATTERNS:
-                values[i] = min(values[i], self.bounds.patterns(region, int(i), undecided, bounded))
+        if undecided:
+            totals = torch.cat(list(undecided.values()), 1).sum(1).numpy()
+            some = np.flatnonzero((values > self.lower * (1 + self.tolerance)) & (totals > 0) & (totals <= PATTERNS))
+            for part in np.array_split(some, max(1, int((2 ** totals[some]).sum()) // 4096)):
+                if len(part):
+                    values[part] = np.minimum(values[part], self.bounds.patterns(part, undecided, bounded))
         return values, matter
