@@ -130,4 +130,7 @@ def concretise(a: Tensor, lower: Tensor, upper: Tensor, charge: Tensor | None) -
 
 def _share(entries: int) -> None:
     """Uses as many threads as torch does, but no more than the work is worth: a barrier costs as much as 100,000 entries."""
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), _MOST_THREADS, entries // 200_000)))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(max(1, min(threads, _MOST_THREADS, entries // 200_000)))
+    if torch.get_num_threads() != threads:  # numba's first call gives all cores to OpenMP, and so to torch
+        torch.set_num_threads(threads)
