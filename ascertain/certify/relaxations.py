@@ -96,7 +96,7 @@ def enclose(step: Step, boxes: Sequence[Pair], unit: float, tiny: float) -> Pair
         low, high = (t.flatten(1) for t in operator.interval(lower.reshape(-1, *step.shape), upper.reshape(-1, *step.shape)))
         if operator.rectifier:
             return low, high
-        return low - (4 * unit * low.abs() + tiny), high + (4 * unit * high.abs() + tiny)
+        return low - (8 * unit * low.abs() + tiny), high + (8 * unit * high.abs() + tiny)  # 4 units in the last place
     if isinstance(operator, Bilinear):
         return _product_range(operator, step, boxes, unit, tiny)
     if isinstance(operator, Planar):
@@ -160,8 +160,8 @@ class Curve:
         if not self.finite:  # what is known of f on an infinite box is its range
             known, range_ = torch.isfinite(self.upper - self.lower), self.operator.interval(left, right)
             least, most = (t.flatten(2) for t in range_)
-            low = torch.where(known, low, least - 4 * self.unit * least.abs())
-            high = torch.where(known, high, most + 4 * self.unit * most.abs())
+            low = torch.where(known, low, least - 8 * self.unit * least.abs())
+            high = torch.where(known, high, most + 8 * self.unit * most.abs())
             below, above = torch.where(known, below, 0.0), torch.where(known, above, 0.0)
         return Lines(below, above, high, low, self, (low_at, high_at))
 
@@ -273,8 +273,10 @@ def _masked(a: Tensor, level: Tensor) -> Tensor:
 
 def _rectifier(lower: Tensor, upper: Tensor, unit: float) -> Lines:
     crossing = (lower < 0) & (upper > 0)
-    on = (lower >= 0).to(lower.dtype)
-    slope = torch.where(crossing, upper / torch.where(crossing, upper - lower, 1.0) * (1 + 8 * unit), on)
+    # neither NaN nor a width that overflows gives a line
+    on = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, 0.0, torch.nan)).to(lower.dtype)
+    width = torch.where(torch.isfinite(upper - lower), upper - lower, torch.nan)
+    slope = torch.where(crossing, upper / torch.where(crossing, width, 1.0) * (1 + 8 * unit), on)
     intercept = torch.where(crossing, -lower * slope * (1 + 4 * unit), 0.0)
     below = torch.where(crossing, (upper > -lower).to(lower.dtype), on)
     return Lines(below.unsqueeze(1), slope.unsqueeze(1), intercept.unsqueeze(1))

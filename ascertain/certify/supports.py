@@ -59,7 +59,7 @@ def _closing(
         value = side * (level + trial * at)
         gain = (value > top) & ~done
         best, top = torch.where(gain, trial, best), torch.where(gain, value, top)
-        f = operator.f(touch)
+        f = level + trial * touch  # the value on the side that is touched, where f jumps
         before = touch <= at
         x, fx = torch.where(before, touch, x), torch.where(before, f, fx)
         y, fy = torch.where(before, y, touch), torch.where(before, fy, f)

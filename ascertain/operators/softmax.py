@@ -74,7 +74,9 @@ class Softmax(Planar):
 
     def grouped(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         xp = namespace(lower)
-        return xp.exp(-_others(lower, upper)), xp.exp(-_others(upper, lower))
+        # differences of entries are rounded relative to themselves, which exp turns into an absolute error of its argument
+        unsure = 8 * xp.finfo(lower.dtype).eps
+        return xp.exp(-_others(lower, upper) * (1 + unsure)), xp.exp(-_others(upper, lower) * (1 - unsure))
 
     def planes(self, lower: Array, upper: Array, at: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         xp = namespace(lower)
@@ -124,7 +126,9 @@ class LogSumExp(Planar):
     def grouped(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         xp = namespace(lower)
         (low, a), (high, b) = _shifted(lower, -1), _shifted(upper, -1)
-        return a + xp.log(low.sum(-1, keepdims=True)), b + xp.log(high.sum(-1, keepdims=True))
+        # the logarithm may cancel the entry, but not its error
+        slack = 8 * (lower.shape[-1] + 1) * xp.finfo(lower.dtype).eps
+        return a + xp.log(low.sum(-1, keepdims=True)) - slack, b + xp.log(high.sum(-1, keepdims=True)) + slack
 
     def planes(self, lower: Array, upper: Array, at: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         xp = namespace(lower)

@@ -43,7 +43,6 @@ from ascertain.operators import (
     Standardize,
     Sum,
     Tanh,
-    TanhGelu,
 )
 from ascertain.operators.base import Ref
 from ascertain.operators.bilinear import divide
@@ -67,7 +66,6 @@ CURVES = (
     Softsign,
     Square,
     Tanh,
-    TanhGelu,
 )
 STEPS = (Floor(), Heaviside(0.5))
 METHODS = ("interval", "zonotope", "crown", "alpha")

@@ -121,7 +121,9 @@ class NeuronSearch:
         lines, m = self._prepared(batch, self.exact)
         rows = self.rows[batch.conjunction]
         swept = backward(self.exact, self.region, m.applied(lines), self.exact.output, rows, charge=self.charge, shift=m.shift())
-        depth, reach = batch.index.shape[1], (batch.beta.double() * batch.point.abs()).sum(1, keepdim=True)
+        # multipliers of one neuron are summed, and meet both the points and any value that it can take
+        depth, far = batch.index.shape[1], self.neurons.furthest[batch.index] + batch.point.abs()
+        reach = torch.where(batch.beta > 0, batch.beta.double() * far, 0.0).sum(1, keepdim=True)
         room = self.exact.rounding.gamma(depth + 4) * reach
         return (swept.lower + m.level() - room - self.limits[batch.conjunction]).amax(1)
 

@@ -38,6 +38,7 @@ class Neurons:
         self.place = {z: slice(a, b) for z, a, b in zip(self.nodes, starts, starts[1:], strict=False)}
         empty = torch.zeros((1, 0), dtype=plan.dtype, device=plan.device)
         self.lower, self.upper = (torch.cat([empty, *(bounded.boxes[z][i] for z in self.nodes)], 1) for i in (0, 1))
+        self.furthest = torch.maximum(self.lower.abs(), self.upper.abs()).amax(0)
         self.fixed = {z: bounded.boxes[z] for s in self.steps for z in s.inputs if z not in self.place}
         self.consumers = {z: [s for s in self.steps if z in s.inputs] for z in self.nodes}
         self.free = self._free()
