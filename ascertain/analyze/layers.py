@@ -51,15 +51,15 @@ def layers(graph: Graph, most: int) -> tuple[str, ...]:
 
 
 def cuts(graph: Graph, widest: int, most: int) -> tuple[int, ...]:
-    """Positions of nodes that carry all that comes after them: the input, what each weighted layer reads, the output.
+    """Positions of nodes that carry all that comes after them: the input, what each layer reads that mixes by weights, the output.
 
     Those of more than ``widest`` numbers are left out.
     """
     found = []
     for i in sorted(_carriers(graph)):
-        follower = next((n for n in graph.nodes if i in n.inputs), None)
-        weighted = follower is not None and isinstance(follower.operator, Affine) and bool(follower.operator.arrays())
-        if np.prod(graph.nodes[i].shape) <= widest and (weighted or i == graph.output):
+        arrays = [a for n in graph.nodes if i in n.inputs and isinstance(n.operator, Affine) for a in n.operator.arrays().values()]
+        mixed = any(sum(size > 1 for size in a.shape) > 1 for a in arrays)
+        if np.prod(graph.nodes[i].shape) <= widest and (mixed or i in (graph.input, graph.output)):
             found.append(i)
     return tuple(_spread(found, most))
 
