@@ -38,7 +38,7 @@ class Adjoint(Affine):
     def infer(self, *shapes: Shape) -> Shape:
         out = self.operator.infer(*self.shapes)
         if tuple(shapes[0][1:]) != tuple(out):
-            raise ShapeError(f"the transpose of {self.operator.name} takes shape (R, {out}), got {shapes[0]}. Reshape the gradient.")
+            raise ShapeError(f"the transpose of {self.operator.name} takes (R, *{out}), got {shapes[0]}. Reshape the gradient.")
         return (shapes[0][0], *self.shapes[self.place])
 
     def linear(self, *inputs: Array) -> Array:
@@ -207,8 +207,8 @@ def pullback(emit: Emit, operator: Operator, gradient: Ref, inputs: tuple[Ref, .
     if isinstance(operator, Bilinear):
         x, y, out = operator.terms
         row = next(c for c in ascii_lowercase if c not in x + y)
-        rules = ((x, y, inputs[1]), (y, x, inputs[0]))
-        return tuple(emit(Product(f"{other},{row}{out}->{row}{own}", second=True), factor, gradient) for own, other, factor in rules)
+        rules = ((f"{y},{row}{out}->{row}{x}", inputs[1]), (f"{x},{row}{out}->{row}{y}", inputs[0]))
+        return tuple(emit(Product(rule, second=True), factor, gradient) for rule, factor in rules)
     if isinstance(operator, Planar):
         return _grouped(emit, operator, gradient, inputs[0], output)
     return None

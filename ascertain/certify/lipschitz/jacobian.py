@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ascertain.errors import DataError, ShapeError, UnsupportedError
-from ascertain.graph.graph import Builder, Constant, Graph
+from ascertain.graph.graph import Builder, Graph
 from ascertain.graph.passes import lower
 from ascertain.operators.affine import Sum
 from ascertain.operators.base import Ref
@@ -32,7 +32,7 @@ class Jacobian:
     matrix: int
     """The node of ``graph`` that holds J, ``(R, n_in)``."""
     gradients: Mapping[int, int]
-    """For each node of the network on the way the node of ``graph`` that holds the gradient with respect to its value, (R, *shape)."""
+    """For each node of the network on the way the node of ``graph`` with the gradient with respect to its value, (R, *shape)."""
 
 
 def jacobian(network: Graph, rows: np.ndarray, *, columns: np.ndarray | None = None, head: str = "matrix") -> Jacobian:
@@ -66,7 +66,7 @@ def _backward(builder: Builder, graph: Graph, seed: Ref) -> dict[int, Ref]:
     for i, node in enumerate(graph.nodes):
         if any(j in moving for j in node.inputs):
             moving.add(i)
-    parts: dict[int, list[Ref]] = {graph.output: [seed]} if graph.output in moving else {}
+    parts: dict[int, list[Ref]] = {graph.output: [seed]}
     gradients: dict[int, Ref] = {}
     unknown = []
     for i in range(graph.output, -1, -1):
@@ -90,8 +90,6 @@ def _backward(builder: Builder, graph: Graph, seed: Ref) -> dict[int, Ref]:
         names = ", ".join(f"{op} at {name!r}" for op, name in unknown)
         raise UnsupportedError(f"No derivative rule for {names}. Rewrite these with supported operators.", tuple(unknown))
     builder.scope = "Jacobian"
-    if graph.input not in gradients:
-        gradients[graph.input] = builder.constant(np.zeros((seed.shape[0], *graph.input_shape)))
     return gradients
 
 

@@ -103,8 +103,8 @@ def local_lipschitz(
     in the set count. ``method``: ``bounds`` (linear bounds of the Jacobian), ``program`` (the semidefinite program with the slopes
     that are possible on the set), ``search`` (branch and bound over boxes of inputs), ``milp`` (ReLU networks, norm inf, evidence
     BOUNDED) or ``auto``: the first two, then search where few inputs vary. The search ends at a relative ``tolerance`` or after
-    ``timeout`` seconds. The set may be larger than it is where it is a polytope: its box counts. Raises UnsupportedError for operators
-    without a derivative rule or with unbounded slopes on the set.
+    ``timeout`` seconds. Of a polytope the box around it counts for the upper bound. Raises UnsupportedError for operators without a
+    derivative rule or with unbounded slopes on the set.
     """
     if method not in METHODS or not 0 < tolerance < 1 or not timeout > 0:
         raise DataError(
@@ -173,7 +173,16 @@ def _solve(task: _Task, method: str, started: float) -> LocalLipschitz:
         )
     seconds = time.monotonic() - started
     return LocalLipschitz(
-        search.lower, max(upper, search.lower), task.norm, evidence, name, task.root, search.witness, visited, seconds, task.undecided
+        search.lower,
+        max(upper, search.lower),
+        task.norm,
+        evidence,
+        name,
+        task.root,
+        search.witness,
+        visited,
+        seconds,
+        task.undecided,
     )
 
 

@@ -1,7 +1,7 @@
-"""The exact reference for small ReLU networks: the largest l1 norm of a gradient as a mixed-integer program, solved by HiGHS.
+"""The exact reference for small ReLU networks: the largest l1 norm of a gradient as a mixed-integer program, by HiGHS.
 
-After Jordan and Dimakis 2020, "Exactly Computing the Local Lipschitz Constant of ReLU Networks", with bounds of the Jacobian's graph
-as big M. Slow; evidence BOUNDED, because the solver works to tolerances.
+After Jordan and Dimakis 2020, "Exactly Computing the Local Lipschitz Constant of ReLU Networks", with bounds of the Jacobian's
+graph as big M. Slow; evidence BOUNDED, because the solver works to tolerances.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _ranges(made: Jacobian, form: DenseForm, sets: InputSet) -> tuple[Ranges, Ra
 
 @dataclass(eq=False)
 class _Program:
-    """Variables: x; for each layer its outputs h, its slopes a in {0, 1} and the gradients u = a v on its inputs; |J| and its signs."""
+    """Variables: x; for each layer its outputs h, slopes a in {0, 1} and gradients u = a v on its inputs; |J| and its signs."""
 
     form: DenseForm
     sets: InputSet
@@ -149,5 +149,7 @@ class _Program:
         answer = milp(cost, constraints=self.constraints, bounds=Bounds(low, high), integrality=integer, options=options)
         bound = answer.fun if answer.status == 0 else answer.mip_dual_bound
         if bound is None or not np.isfinite(bound):
-            raise ResourceError(f"the mixed-integer program was not solved ({answer.message}); give more time or a smaller network.")
+            raise ResourceError(
+                f"the mixed-integer program was not solved ({answer.message}); give more time or a smaller network."
+            )
         return -float(bound), box.center() if answer.x is None else np.clip(answer.x[:n], box.lower, box.upper)

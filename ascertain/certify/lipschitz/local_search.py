@@ -146,6 +146,7 @@ class LocalBounds:
         most = torch.full((len(boxes),), -torch.inf, dtype=torch.float64).scatter_reduce(0, box, worst, "amax")
         return most.numpy()
 
+
 @dataclass(eq=False)
 class LocalSearch:
     """Best-first branch and bound over boxes."""
