@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ascertain import certify, errors, graph, operators, properties
+    from ascertain import analyze, certify, errors, graph, operators, probes, properties, runs
     from ascertain.certify.lipschitz import Lipschitz, lipschitz, lipschitz_pairs
     from ascertain.certify.result import Bounds, Progress, Status, Verdict, Witness
     from ascertain.certify.verify import Radius, bound, falsify, radius, verify
@@ -42,6 +42,7 @@ __all__ = [
     "Status",
     "Verdict",
     "Witness",
+    "analyze",
     "bound",
     "certify",
     "equivalent",
@@ -54,10 +55,12 @@ __all__ = [
     "monotone",
     "operators",
     "output_range",
+    "probes",
     "properties",
     "radius",
     "read_property",
     "robust",
+    "runs",
     "verify",
     "write_vnnlib",
 ]

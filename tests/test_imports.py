@@ -27,7 +27,7 @@ ALLOWED = {
     "cli": LEAVES | {"operators", "graph", "properties", "probes", "certify", "analyze", "runs", "fixtures"},
     "certify.check": LEAVES | {"graph"},
     "__main__": {"cli"},
-    "__init__": LEAVES | {"operators", "graph", "properties", "certify"},
+    "__init__": LEAVES | {"operators", "graph", "properties", "probes", "certify", "analyze", "runs"},
 }
 
 

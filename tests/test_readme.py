@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import torch
+
 from ascertain import fixtures
 from ascertain.cli.exits import Exit
 from ascertain.cli.main import COMMANDS
@@ -21,11 +23,27 @@ def test_there_are_two_set_up_commands_of_one_line_each():
 
 
 def test_the_python_tour_runs(capsys):
-    (tour,) = blocks("python")
+    tour, _ = blocks("python")
     exec(compile(tour, "README.md", "exec"), {})
     said = capsys.readouterr().out
     assert said.startswith("holds: evidence PROVED") and "crown bounds, evidence PROVED" in said
     assert "None" in said or "-> output" in said
+
+
+def test_the_probing_of_a_module_runs(capsys):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc1, self.fc2 = torch.nn.Conv2d(1, 4, 3), torch.nn.Linear(144, 16), torch.nn.Linear(16, 10)
+
+        def forward(self, x):
+            return self.fc2(self.fc1(self.conv(x).relu().flatten(1)).relu())
+
+    torch.manual_seed(0)
+    _, lines = blocks("python")
+    exec(compile(lines, "README.md", "exec"), {"net": Net(), "images": torch.rand(60, 1, 8, 8)})
+    said = capsys.readouterr().out
+    assert "fc1" in said and "conv" in said and "CKA" in said
 
 
 def test_the_table_of_exit_codes_is_complete():
