@@ -95,9 +95,9 @@ class Interaction(Analyzer):
     def views(self, result: Result) -> Sequence[View]:
         """One sentence, the diagram, strengths of the first pair, tables."""
         if result["modularity"] > result["chance"]:
-            sentence = "The strengths between layers fall into {modules} modules: modularity {modularity:.2f}, shuffled {chance:.2f}."
+            sentence = "Strengths between layers fall into {modules} modules: modularity {modularity:.2f}, by chance {chance:.2f}."
         else:
-            sentence = "No modules: the strengths between layers have modularity {modularity:.2f}, shuffled ones up to {chance:.2f}."
+            sentence = "No modules: strengths between layers have modularity {modularity:.2f}, shuffled ones up to {chance:.2f}."
         diagram = {"node": "node", "edge": "edge", "weight": "weight", "group": "group", "detail": "detail"}
         pairs = {"pair": "pair", "effective edges": "effective", "density": "density", "between modules": "crossing"}
         caption = "The most important directions of each layer and their strongest effects, from {samples} inputs."
@@ -110,7 +110,7 @@ class Interaction(Analyzer):
 
     @classmethod
     def examples(cls) -> Iterator[Example]:
-        """Two rectifier units, each on an input of its own and each with an answer of its own: two modules, next to no edge between."""
+        """Two rectifier units with inputs and answers of their own: two modules, next to no edge between."""
         random = np.random.default_rng(0)
         context = Context(_planted(), random.normal(size=(400, 2)) * [1.0, 2.0])
         known = {"modules": 2, "directions": [2, 2, 2], "layer": np.array(["input", "units", "answer"])}

@@ -63,7 +63,9 @@ class Lipschitz(Analyzer):
         values = {
             "upper": Measured(np.array(found.value), Evidence.PROVED, "upper bound of the Lipschitz constant"),
             "product": Measured(np.array(found.product), Evidence.PROVED, "product of the layers' norms, infinite if not known"),
-            "lower": Measured(np.array(lower), Evidence.BOUNDED, "largest change of the output per change of the input that was found"),
+            "lower": Measured(
+                np.array(lower), Evidence.BOUNDED, "largest change of the output per change of the input that was found"
+            ),
             "method": words(found.method, "how the upper bound was found"),
             "bound": words(("steepest place found", "proved", "product of norms"), "bound"),
             "size": Measured(np.array([lower, found.value, found.product]), Evidence.BOUNDED, "bounds from below and from above"),

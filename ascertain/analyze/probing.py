@@ -40,7 +40,9 @@ class Probing(Analyzer):
         "random label: what a probe reaches there on inputs that it has seen is what it can learn by heart, so high accuracy "
         "in a layer with high memory says little about the layer. Accuracy on inputs not seen is what counts."
     )
-    formula: ClassVar[str] = "cross-validated accuracy of logistic regression on standardised activations; selectivity = accuracy - control"
+    formula: ClassVar[str] = (
+        "cross-validated accuracy of logistic regression on standardised activations; selectivity = accuracy - control"
+    )
     evidence: ClassVar[str] = "ESTIMATED on inputs held out in turn, with 95 % intervals over samples (Wilson)."
     references: ClassVar[tuple[str, ...]] = (
         "Alain, Bengio 2017, Understanding intermediate layers using linear classifier probes",
@@ -54,7 +56,9 @@ class Probing(Analyzer):
         picked = drawn(context, self.count)
         labels = context.classes[picked]
         if len(np.unique(labels)) < 2:
-            raise DataError(f"the {len(labels)} inputs all have label {labels[0]}, so there is nothing to read; give several classes.")
+            raise DataError(
+                f"the {len(labels)} inputs all have label {labels[0]}, so there is nothing to read; give several classes."
+            )
         rows = capture(context.model, layers(context.model, self.most), context.shaped[picked])
         random = context.generator()
         found = [linear_probe(_narrow(r, random), labels, folds=self.folds, seed=context.seed) for r in rows.values()]

@@ -91,7 +91,13 @@ class Relevance(Analyzer):
             views.append(View(Kind.HEATMAP, "Relevance", {"z": "relevance", "rows": "input"}, x="number of the input"))
         else:
             views.append(View(Kind.HISTOGRAM, "Relevance", {"relevance": "relevance"}))
-        columns = {"input": "input", "answer": "answer", "output": "output", "from the input": "from_inputs", "biases": "from_biases"}
+        columns = {
+            "input": "input",
+            "answer": "answer",
+            "output": "output",
+            "from the input": "from_inputs",
+            "biases": "from_biases",
+        }
         return [*views, View(Kind.TABLE, "Balance", columns | {"lost": "lost", "share of biases": "bias_share"})]
 
     @classmethod

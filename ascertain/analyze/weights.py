@@ -35,7 +35,9 @@ class Weights(Analyzer):
         "it forgets some; the stable rank how many directions matter. Singular values beyond the random edge are what training "
         "has written into the matrix: independent Gaussian entries of the same size would reach them in one matrix of twenty."
     )
-    formula: ClassVar[str] = "W = U diag(s) V'; condition = s_1 / s_n; stable rank = sum s^2 / s_1^2; kernels (out, in, k) as out x (in k)"
+    formula: ClassVar[str] = (
+        "W = U diag(s) V'; condition = s_1 / s_n; stable rank = sum s^2 / s_1^2; kernels (out, in, k) as out x (in k)"
+    )
     evidence: ClassVar[str] = (
         "BOUNDED: singular values in floats, accurate to rounding. The random edge is an asymptotic quantile, so counts beyond it are "
         "ESTIMATED. Norms of convolutions are those of the reshaped kernel, not of the layer; the overview has those."
@@ -76,7 +78,9 @@ class Weights(Analyzer):
     def views(self, result: Result) -> Sequence[View]:
         """One sentence, spectra, table."""
         names = [str(n) for n in result["matrix"][:_LINES]]
-        sentence = "{standing_out} singular values are beyond what random weights would give; {worst} has condition {worst_condition:.3g}."
+        sentence = (
+            "{standing_out} singular values are beyond what random weights would give; {worst} has condition {worst_condition:.3g}."
+        )
         columns = {"matrix": "matrix", "norm": "norm", "condition": "condition", "stable rank": "stable_rank"}
         lines = {name: f"line_{i}" for i, name in enumerate(names)}
         return [

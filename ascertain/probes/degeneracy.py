@@ -12,7 +12,7 @@ from ascertain.errors import DataError, InputError, ResourceError, ShapeError, U
 from ascertain.evidence import Evidence
 from ascertain.probes.differentiable import Values, call, called, differentiable, double, finite, parameters64
 
-__all__ = ["Coupling", "Degeneracy", "LayerDegeneracy", "degeneracy"]
+__all__ = ["Coupling", "Degeneracy", "LayerDegeneracy", "causes", "degeneracy"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _MEMORY = 2**30
@@ -172,11 +172,7 @@ def degeneracy(module: torch.nn.Module, inputs: Any, *, tolerance: float = 1e-10
         raise InputError(f"{type(module).__name__} has {size} parameters and {len(data)} inputs; there is nothing to count.")
     if 6 * 8 * size * size > _MEMORY:
         raise ResourceError(f"the Jacobian has {size} columns and its factor needs {8 * size**2 / 2**30:.1f} GiB; probe a part.")
-    dense = {
-        name: part
-        for name, part in module.named_modules()
-        if isinstance(part, torch.nn.Linear) and all(f"{name}.{p}".lstrip(".") in values for p, _ in part.named_parameters())
-    }
+    dense = _dense(module, values)
     records = [_record(name, part) for name, part in dense.items()]
     jacobian = _Triangle(size)
     reads: dict[str, set[str]] = {}
@@ -206,6 +202,41 @@ def degeneracy(module: torch.nn.Module, inputs: Any, *, tolerance: float = 1e-10
         gap,
         Evidence.BOUNDED if gap > 1e3 and jacobian.rows >= size else Evidence.ESTIMATED,
     )
+
+
+def causes(
+    module: torch.nn.Module, inputs: Any, *, tolerance: float = 1e-10, batch_size: int = 64
+) -> tuple[tuple[LayerDegeneracy, ...], tuple[Coupling, ...]]:
+    """The causes that `degeneracy` recognises, without the Jacobian: for networks of which it is too large.
+
+    ``rank`` of each dense layer is the most that it can be, activation rank x gradient rank, and ``joint`` is 0 for it.
+    """
+    data = double(inputs, module)
+    values = parameters64(module)
+    dense = _dense(module, values)
+    records = [_record(name, part) for name, part in dense.items()]
+    reads: dict[str, set[str]] = {}
+    linear: dict[str, bool] = {}
+    with differentiable(module):
+        for batch in data.split(batch_size):
+            _observe(module, values, batch, records, reads, linear)
+    records = [record for record in records if record.activations.rows]
+    layers = []
+    for record in records:
+        part = dense[record.name]
+        inner, outer = record.activations.rank(tolerance), record.gradients.rank(tolerance)
+        shape = part.in_features + record.bias, part.out_features
+        layers.append(LayerDegeneracy(record.name, shape[0] * shape[1], inner * outer, *shape, inner, outer))
+    return tuple(layers), tuple(_couplings(records, reads, linear, tolerance))
+
+
+def _dense(module: torch.nn.Module, values: Values) -> dict[str, torch.nn.Linear]:
+    """Dense layers whose parameters are all the module's own, by name."""
+    return {
+        name: part
+        for name, part in module.named_modules()
+        if isinstance(part, torch.nn.Linear) and all(f"{name}.{p}".lstrip(".") in values for p, _ in part.named_parameters())
+    }
 
 
 def _record(name: str, part: torch.nn.Linear) -> _Record:

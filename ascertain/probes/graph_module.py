@@ -19,17 +19,29 @@ __all__ = ["GraphModule"]
 class GraphModule(nn.Module):
     """The network of a graph in float64; its submodules are the nodes, named by their positions ('3' is node 3).
 
-    Dense nodes become linear layers. Arrays of floats are parameters, one for each array object, however many nodes hold it; a
-    copy of an array is a parameter of its own. Takes inputs (B, *input_shape).
+    Dense nodes become linear layers, those of the same arrays one layer. Arrays of floats are parameters, one for each array
+    object, however many nodes hold it; a copy of an array is a parameter of its own. Takes inputs (B, *input_shape).
     """
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.graph = graph
         shared: dict[int, nn.Parameter] = {}
+        layers: dict[tuple[int, ...], nn.Linear] = {}
+        users: dict[int, set[tuple[int, ...]]] = {}
+        for node in graph.nodes:
+            for array in node.operator.arrays().values():
+                users.setdefault(id(array), set()).add(_key(node.operator))
         for i, node in enumerate(graph.nodes):
-            if node.inputs:
-                self.add_module(str(i), _part(node.operator, shared))
+            if not node.inputs:
+                continue
+            # Only where nothing else uses its weights is a linear layer all that there is to say of them.
+            alone = all(len(users[id(array)]) == 1 for array in node.operator.arrays().values())
+            if isinstance(node.operator, Dense) and alone:
+                part = layers.get(_key(node.operator)) or _linear(node.operator, shared)
+                self.add_module(str(i), layers.setdefault(_key(node.operator), part))
+            else:
+                self.add_module(str(i), _Step(node.operator, shared))
         self.eval()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -54,9 +66,11 @@ def _parameter(array: np.ndarray, shared: dict[int, nn.Parameter]) -> nn.Paramet
     return shared[id(array)]
 
 
-def _part(operator: Operator, shared: dict[int, nn.Parameter]) -> nn.Module:
-    if not isinstance(operator, Dense):
-        return _Step(operator, shared)
+def _key(operator: Operator) -> tuple[int, ...]:
+    return (id(type(operator)), *map(id, operator.arrays().values()))
+
+
+def _linear(operator: Dense, shared: dict[int, nn.Parameter]) -> nn.Linear:
     rows, columns = operator.weight.shape
     # Without memory at first: no random numbers are drawn for weights that are replaced at once.
     part = nn.Linear(columns, rows, bias=operator.bias is not None, device="meta")
