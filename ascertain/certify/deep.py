@@ -17,6 +17,7 @@ from ascertain.certify.plan import Plan
 from ascertain.certify.reduce import reduce_plan
 from ascertain.certify.region import Ball, Region
 from ascertain.certify.result import Decision
+from ascertain.certify.search.box_split import BoxSearch
 from ascertain.certify.search.neuron_split import NeuronSearch
 from ascertain.certify.strategy import FEW_INPUTS, Job
 from ascertain.errors import DataError
@@ -108,6 +109,10 @@ class DeepEngine:
         reduced = reduce_plan(self.exact, region, bounded, *flat, limit=int(self.job.memory / 32), check=self.job.check)
         if reduced is None or len(reduced.free) == 0:
             confirm = lambda points: self._confirm(index, points, case)  # noqa: E731
+            if 0 < int((region.upper > region.lower).sum()) <= 2 * FEW_INPUTS:
+                split = self._boxes(BoxSearch(self.exact, region, rows, limits, confirm, self.job.deadline))
+                if split is not None:
+                    return split
             self._threads(128 * self.exact.work)
             return self._neurons(NeuronSearch(self.exact, self.fast, region, bounded, rows, limits, confirm, self.job.deadline))
         form = reduced.dense()
@@ -119,18 +124,34 @@ class DeepEngine:
             split = self.job.by_inputs(form, Case(box, margins), single, 1.0 if len(reduced.free) <= FEW_INPUTS else 0.5)
             if split.reason != "timeout" or time.monotonic() > self.job.deadline:
                 return split
-        self._threads(128 * reduced.work)
-        better = refiner(reduced.plan, reduced.fast, reduced.region, 12, self.job.check)
-        tight = bound_nodes(reduced.plan, reduced.region, refine=better, known=reduced.boxes, check=self.job.check)
         eye = torch.eye(count, dtype=torch.float64, device=rows.device).reshape(*groups.shape, count)
         confirm = lambda points: self._confirm(index, reduced.inputs(points), case)  # noqa: E731
         zero = torch.zeros_like(limits)
+        if form is None and len(reduced.free) <= 2 * FEW_INPUTS:
+            split = self._boxes(BoxSearch(reduced.plan, reduced.region, eye, zero, confirm, self.job.deadline))
+            if split is not None:
+                return split
+        self._threads(128 * reduced.work)
+        better = refiner(reduced.plan, reduced.fast, reduced.region, 12, self.job.check)
+        tight = bound_nodes(reduced.plan, reduced.region, refine=better, known=reduced.boxes, check=self.job.check)
         found = self._neurons(
             NeuronSearch(reduced.plan, reduced.fast, reduced.region, tight, eye, zero, confirm, self.job.deadline)
         )
         if found.reason.startswith("exhausted") and form is not None and box is not None:
             return self.job.by_programs(form, Case(box, margins), single)
         return found
+
+    def _boxes(self, search: BoxSearch) -> Decision | None:
+        """Gets half the time left, all of it where most of the box is proved by then; None where others may still decide."""
+        search.stop, search.progress, search.memory = self.job.stop, self.job.tell, self.job.memory
+        self._threads(64 * search.plan.work)
+        search.deadline = (time.monotonic() + self.job.deadline) / 2
+        found = search.run()
+        if found.reason == "timeout" and found.share > 0.5:
+            search.deadline = self.job.deadline
+            found = search.run()
+        ended = time.monotonic() > self.job.deadline or self.job.stop()
+        return found if found.status != "unknown" or ended else None
 
     def _neurons(self, search: NeuronSearch) -> Decision:
         search.stop, search.progress, search.memory = self.job.stop, self.job.tell, self.job.memory
