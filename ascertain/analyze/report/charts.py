@@ -69,7 +69,7 @@ def _number(value: Any) -> float | None:
 
 def _axis(title: str, *, log: bool = False, values: np.ndarray | None = None, **more: Any) -> dict[str, Any]:
     """An encoding of numbers; a logarithmic one bends around nought where numbers are not all positive."""
-    found: dict[str, Any] = {"type": "quantitative", "title": title or None, **more}
+    found: dict[str, Any] = {"type": "quantitative", "title": title or None, "axis": {"tickCount": 6}, **more}
     if log and values is not None:
         finite = values[np.isfinite(values)]
         if finite.size and finite.min() > 0:
@@ -136,13 +136,17 @@ def _line(figure: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         across.setdefault("scale", {"zero": False})
     values = np.concatenate([channels[n].astype(float) for n in names])
     up = {"field": "v"} | _axis(figure["y"] or (names[0] if len(names) == 1 else ""), log="y" in figure["log"], values=values)
-    tips = [_tip("s", "series", "nominal"), _tip("p", figure["x"] or "x", "nominal" if words else "quantitative"), _tip("v", "value")]
-    mark = {"type": "line", "strokeWidth": 2.2, "point": {"size": 28} if count <= 60 else False, "clip": True}
-    layers: list[dict[str, Any]] = [{"mark": mark, "encoding": {"y": up, "tooltip": tips}}]
+    tips = [
+        _tip("s", "series", "nominal"),
+        _tip("p", figure["x"] or "x", "nominal" if words else "quantitative"),
+        _tip("v", "value"),
+    ]
+    mark = {"type": "line", "strokeWidth": 2.2, "point": {"size": 28} if count <= 30 else False, "clip": True}
+    layers: list[dict[str, Any]] = [{"mark": mark, "encoding": {"y": up}}]
     if figure["intervals"]:
         ends = {"y": up | {"field": "l"}, "y2": {"field": "h"}}
         layers.insert(0, {"mark": {"type": "area", "opacity": 0.18}, "encoding": ends})
-    return _frame(rows, 280) | {"encoding": {"x": across, "color": _series(names)}, "layer": layers}
+    return _frame(rows, 280) | {"encoding": {"x": across, "color": _series(names), "tooltip": tips}, "layer": layers}
 
 
 def _tip(field: str, title: str, kind: str = "quantitative") -> dict[str, Any]:
@@ -161,13 +165,15 @@ def _bar(figure: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     place = {"field": "p", "type": "ordinal", "sort": None, "title": figure["x"] or None}
     place["axis"] = {"labelLimit": 150, "labelOverlap": "greedy" if many else False, "ticks": False}
     ends = ("x", "y") if many else ("y", "x")
-    shared: dict[str, Any] = {ends[0]: place}
+    # Whatever lies on top is what the pointer meets, so that all layers tell.
+    tips = [_tip("p", "name", "nominal"), _tip("s", "series", "nominal"), _tip("v", "value")]
+    shared: dict[str, Any] = {ends[0]: place, "tooltip": tips}
     if len(names) > 1:
         shared[f"{ends[0]}Offset"] = {"field": "s", "scale": {"domain": list(names)}}
-    tips = [_tip("p", "name", "nominal"), _tip("s", "series", "nominal"), _tip("v", "value")]
-    layers: list[dict[str, Any]] = [
-        {"mark": {"type": "bar", "cornerRadiusEnd": 2}, "encoding": {ends[1]: amount, "color": _series(names), "tooltip": tips}}
-    ]
+    # Bars would begin at nought, which logarithmic axes do not have.
+    dots = amount.get("scale") == {"type": "log"}
+    mark = {"type": "point", "filled": True, "size": 70} if dots else {"type": "bar", "cornerRadiusEnd": 2}
+    layers: list[dict[str, Any]] = [{"mark": mark, "encoding": {ends[1]: amount, "color": _series(names)}}]
     if figure["intervals"]:
         reach = {ends[1]: amount | {"field": "l"}, f"{ends[1]}2": {"field": "h"}}
         layers.append({"mark": {"type": "rule", "strokeWidth": 1.4, "color": "#6b7280"}, "encoding": reach})
@@ -181,26 +187,34 @@ def _histogram(figure: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     lost = sum(a.size for a in series.values()) - sum(a.size for a in finite.values())
     if lost:
         notes.append(f"{lost} infinite value{'s' * (lost != 1)} not drawn.")
-    pool = np.concatenate(list(finite.values()))
-    pool = pool if pool.size else np.zeros(1)
-    # Equal numbers make widths that floats cannot tell apart; one bin shows them.
-    bins = min(40, max(8, int(np.ceil(2 * pool.size ** (1 / 3))))) if np.ptp(pool) > 1e-9 * np.abs(pool).max() else 1
+    low, high, bins = _bins(np.concatenate(list(finite.values())))
     rows = []
     for name, a in finite.items():
-        counts, edges = np.histogram(a, bins, (float(pool.min()), float(pool.max())))
+        counts, edges = np.histogram(a, bins, (low, high))
         pairs = zip(counts, edges[:-1], edges[1:], strict=True)
-        rows += [{"s": name, "n": int(n), "a": _number(low), "b": _number(high)} for n, low, high in pairs if n]
+        rows += [{"s": name, "n": int(n), "a": _number(start), "b": _number(end)} for n, start, end in pairs if n]
     names = list(series)
-    across = {"field": "a"} | _axis(figure["x"] or (names[0] if len(names) == 1 else ""), scale={"zero": False, "nice": False})
+    across = {"field": "a", "bin": "binned"} | _axis(figure["x"] or (names[0] if len(names) == 1 else ""), scale={"zero": False})
     encoding = {
         "x": across,
         "x2": {"field": "b"},
-        "y": {"field": "n", "stack": None} | _axis(figure["y"] or "count", axis={"tickMinStep": 1}),
+        "y": {"field": "n", "stack": None} | _axis(figure["y"] or "count", axis={"tickMinStep": 1, "tickCount": 6}),
         "color": _series(names),
         "tooltip": [_tip("s", "series", "nominal"), _tip("a", "from"), _tip("b", "to"), _tip("n", "count")],
     }
     mark = {"type": "bar", "binSpacing": 1, "opacity": 1 if len(names) == 1 else 0.6, "cornerRadiusEnd": 2}
     return _frame(rows, 240) | {"mark": mark, "encoding": encoding}
+
+
+def _bins(pool: np.ndarray) -> tuple[float, float, int]:
+    """Ends and number of bins; halved first, because differences of the largest floats overflow."""
+    low, high = (float(pool.min()), float(pool.max())) if pool.size else (0.0, 1.0)
+    largest = np.finfo(np.float64).max / 4
+    if high / 2 - low / 2 <= 1e-9 * max(abs(low), abs(high)):
+        # Equal numbers make widths that floats cannot tell apart; one bin shows them.
+        half = 0.05 * max(abs(low), abs(high)) or 0.5
+        return max(low - half, -largest), min(high + half, largest), 1
+    return max(low, -largest), min(high, largest), min(40, max(8, int(np.ceil(2 * pool.size ** (1 / 3)))))
 
 
 def _heatmap(figure: dict[str, Any], notes: list[str]) -> dict[str, Any]:
@@ -229,11 +243,11 @@ def _heatmap(figure: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         name: {"field": name, "type": "ordinal", "sort": None, "title": title or None, "axis": _ticks(labels[::few], name)}
         for name, title, labels in (("r", figure["y"], rows), ("c", figure["x"], columns))
     }
-    shared = {"y": sides["r"], "x": sides["c"]}
     tips = [_tip("r", figure["y"] or "row", "nominal"), _tip("c", figure["x"] or "column", "nominal"), _tip("v", "value")]
+    shared = {"y": sides["r"], "x": sides["c"], "tooltip": tips}
     legend = {"title": None, "gradientLength": min(200, max(60, step * z.shape[0])), "orient": "right", "direction": "vertical"}
     colour = {"field": "v", "type": "quantitative", "scale": scale, "legend": legend}
-    layers: list[dict[str, Any]] = [{"mark": {"type": "rect"}, "encoding": {"color": colour, "tooltip": tips}}]
+    layers: list[dict[str, Any]] = [{"mark": {"type": "rect"}, "encoding": {"color": colour}}]
     if z.size <= _WRITTEN and step >= 30:
         middle = [0.55 * top] if low < 0 else [low + 0.45 * (high - low)]
         light = {"test": {"or": [{"field": "v", "gt": middle[0]}, {"field": "v", "lt": -middle[0]}]}, "value": "#ffffff"}

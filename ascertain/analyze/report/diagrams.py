@@ -25,8 +25,7 @@ def diagram(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     order = list(dict.fromkeys(groups))
     details = [str(d) for d in arrays["detail"]] if "detail" in arrays else [""] * len(names)
     nodes = [
-        {"name": n, "group": g, "detail": d, "colour": order.index(g) % 8}
-        for n, g, d in zip(names, groups, details, strict=True)
+        {"name": n, "group": g, "detail": d, "colour": order.index(g) % 8} for n, g, d in zip(names, groups, details, strict=True)
     ]
     if layers is not None:
         return _circuit(nodes, edges, layers)
@@ -77,9 +76,19 @@ def _circuit(nodes: list[dict[str, Any]], edges: np.ndarray, depth: list[int]) -
         # Edges that skip rows go around the boxes between.
         side = 165 if depth[b] - depth[a] > 1 else 0
         lift = max(12.0, min(60.0, (y1 - y0) / 2))
-        drawn.append({"path": f"M{x0:.1f},{y0:.1f} C{x0 + side:.1f},{y0 + lift:.1f} {x1 + side:.1f},{y1 - lift:.1f} {x1:.1f},{y1:.1f}"})
+        drawn.append(
+            {"path": f"M{x0:.1f},{y0:.1f} C{x0 + side:.1f},{y0 + lift:.1f} {x1 + side:.1f},{y1 - lift:.1f} {x1:.1f},{y1:.1f}"}
+        )
     height = len(rows) * (_HEIGHT + _DOWN) - _DOWN + 8
-    return {"layered": True, "nodes": nodes, "edges": drawn, "width": round(2 * half), "height": height, "box": (_WIDTH, _HEIGHT), "note": ""}
+    return {
+        "layered": True,
+        "nodes": nodes,
+        "edges": drawn,
+        "width": round(2 * half),
+        "height": height,
+        "box": (_WIDTH, _HEIGHT),
+        "note": "",
+    }
 
 
 def _cut(text: str, most: int) -> str:
@@ -99,7 +108,15 @@ def _web(nodes: list[dict[str, Any]], edges: np.ndarray, weights: np.ndarray) ->
         {"line": (nodes[a]["x"], nodes[a]["y"], nodes[b]["x"], nodes[b]["y"]), "strength": round(0.08 + 0.7 * float(w), 3)}
         for (a, b), w in zip(edges, weights, strict=True)
     ]
-    return {"layered": False, "nodes": nodes, "edges": drawn, "width": 640, "height": 460, "radius": 7 if len(nodes) <= 60 else 4, "note": note}
+    return {
+        "layered": False,
+        "nodes": nodes,
+        "edges": drawn,
+        "width": 640,
+        "height": 460,
+        "radius": 7 if len(nodes) <= 60 else 4,
+        "note": note,
+    }
 
 
 def _forces(count: int, groups: list[int], edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -121,4 +138,5 @@ def _forces(count: int, groups: list[int], edges: np.ndarray, weights: np.ndarra
         size = np.maximum(np.linalg.norm(move, axis=1, keepdims=True), 1e-9)
         at = at + move / size * np.minimum(size, step)
     low, high = at.min(0), at.max(0)
-    return np.array([40.0, 30.0]) + (at - low) / np.where(high > low, high - low, 1.0) * np.array([560.0, 400.0])
+    places: np.ndarray = np.array([40.0, 30.0]) + (at - low) / np.where(high > low, high - low, 1.0) * np.array([560.0, 400.0])
+    return places

@@ -48,6 +48,8 @@
       const options = { mode: "vega-lite", renderer: "svg", ast: true, actions: false, defaultStyle: false, config, tooltip, loader };
       await window.vegaEmbed(place, specs[Number(place.dataset.chart)], options);
       drawn += 1;
+      // Readers scroll and click in between.
+      await new Promise((go) => setTimeout(go));
     }
     root.dataset.drawn = String(drawn);
   };

@@ -44,7 +44,11 @@ def page(records: Sequence[Result | Failure], title: str = "") -> str:
     trends = [drawn.figure(f) for f in _trends(contents)]
     home = files(__package__)
     style = home.joinpath("style.css").read_text("utf-8")
-    code = [charts.bundle(), home.joinpath("page.js").read_text("utf-8")] if drawn.specs else [home.joinpath("page.js").read_text("utf-8")]
+    code = (
+        [charts.bundle(), home.joinpath("page.js").read_text("utf-8")]
+        if drawn.specs
+        else [home.joinpath("page.js").read_text("utf-8")]
+    )
     environment = Environment(
         loader=PackageLoader("ascertain.analyze.report", ""),
         autoescape=True,
@@ -52,7 +56,7 @@ def page(records: Sequence[Result | Failure], title: str = "") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(
+    text: str = environment.get_template("page.html").render(
         contents=contents,
         sections=sections,
         comparison=comparison,
@@ -66,6 +70,7 @@ def page(records: Sequence[Result | Failure], title: str = "") -> str:
         provenance=_provenance(records),
         short=short,
     )
+    return text.lstrip()
 
 
 def _digest(text: str) -> str:
@@ -75,7 +80,9 @@ def _digest(text: str) -> str:
 def _rules(style: str, code: Sequence[str]) -> str:
     """The content security policy: these scripts and this style, images in the page itself, and nothing else."""
     scripts = " ".join(_digest(c) for c in code)
-    return f"default-src 'none'; script-src {scripts}; style-src {_digest(style)}; img-src data:; base-uri 'none'; form-action 'none'"
+    return (
+        f"default-src 'none'; script-src {scripts}; style-src {_digest(style)}; img-src data:; base-uri 'none'; form-action 'none'"
+    )
 
 
 def _inert(value: Any) -> str:
@@ -124,7 +131,9 @@ class _Drawn:
 
     def figure(self, figure: dict[str, Any]) -> dict[str, Any]:
         """The figure with what its kind needs; its arrays stay behind."""
-        shown = {k: v for k, v in figure.items() if k not in ("channels", "intervals")} | {"notes": [figure["note"]] if figure["note"] else []}
+        shown = {k: v for k, v in figure.items() if k not in ("channels", "intervals")} | {
+            "notes": [figure["note"]] if figure["note"] else []
+        }
         match figure["kind"]:
             case "table":
                 columns = [(c, *cells(a)) for c, a in figure["channels"].items()]
@@ -139,7 +148,13 @@ class _Drawn:
                 self.specs.append(spec)
                 notes = [*shown["notes"], *notes]
                 wide = spec["width"] == "container"
-                return shown | {"kind": "chart", "chart": len(self.specs) - 1, "still": charts.still(spec), "notes": notes, "wide": wide}
+                return shown | {
+                    "kind": "chart",
+                    "chart": len(self.specs) - 1,
+                    "still": charts.still(spec),
+                    "notes": notes,
+                    "wide": wide,
+                }
         return shown
 
 

@@ -18,6 +18,9 @@ from ascertain.errors import InputError
 
 __all__ = ["Contents", "Finding", "Frame", "Section", "arrange"]
 
+_FIRST = ("overview", "verify", "robustness", "lipschitz")
+"""What people ask first; the others follow in the order in which they come."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -73,7 +76,7 @@ def arrange(records: Sequence[Result | Failure], title: str = "") -> Contents:
     models = list(dict.fromkeys(_model(r) for r in records))
     data = list(dict.fromkeys(r.names["data"] for r in records if "data" in r.names))
     groups: dict[str, list[Result]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda r: _FIRST.index(r.analyzer) if r.analyzer in _FIRST else len(_FIRST)):
         if isinstance(record, Result):
             groups.setdefault(_question(record), []).append(record)
     sections = [_section(k, group, len(models) > 1) for k, group in enumerate(groups.values(), 1)]
