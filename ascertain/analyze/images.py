@@ -24,7 +24,7 @@ def layout(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
     size = shape[1:] if shape[:1] == (1,) and len(shape) in (2, 4) else shape
     if len(size) == 1 and isqrt(size[0]) ** 2 == size[0] and isqrt(size[0]) >= _SMALLEST:
         return 1, isqrt(size[0]), isqrt(size[0])
-    if len(size) == 3 and size[0] in (1, 3) and min(size[1:]) > 1:
+    if len(size) == 3 and size[0] in (1, 3) and min(size[1:]) > 3:
         return size[0], size[1], size[2]
     return None
 

@@ -26,11 +26,11 @@ class Learning(Analyzer):
     count: int = 200
     """Inputs, drawn under the seed; the loss is the cross-entropy over them."""
     chains: int = 3
-    draws: int = 500
+    draws: int = 600
     burn_in: int = 200
     adjusted: bool = False
     """Whether steps are accepted or rejected (Metropolis), which removes the bias of the step size but may mix slowly."""
-    localization: float = 10.0
+    localization: float = 100.0
     """How strongly chains are held near the trained weights."""
     inverse_temperature: float | None = None
     """How sharp the sampled distribution is; by default n / log n for n inputs."""
@@ -100,13 +100,14 @@ class Learning(Analyzer):
         return measured
 
     def views(self, result: Result) -> Sequence[View]:
-        """One sentence, cautions, running means of the chains."""
+        """One sentence with what speaks against it, running means of the chains."""
         sentence = "The local learning coefficient is {coefficient:.4g}; without degeneracy it would be {half_parameters:.4g}."
+        if str(result["cautions"]) != "none":
+            sentence += " Caution: {cautions}."
         chains = {f"chain {i + 1}": f"chain_{i}" for i in range(result.options["chains"])}
         caption = "They should meet and stay level; R-hat {r_hat:.3f}, {effective:.0f} independent draws."
         return [
             View(Kind.TEXT, "Effective parameters", text=sentence, finding=True),
-            View(Kind.TEXT, "Cautions", text="Cautions: {cautions}."),
             View(Kind.LINE, "Running means of the chains", {"x": "draw"} | chains, caption, x="draw", y="estimate so far"),
         ]
 

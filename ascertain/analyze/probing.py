@@ -56,9 +56,7 @@ class Probing(Analyzer):
         picked = drawn(context, self.count)
         labels = context.classes[picked]
         if len(np.unique(labels)) < 2:
-            raise DataError(
-                f"the {len(labels)} inputs all have label {labels[0]}, so there is nothing to read; give several classes."
-            )
+            raise DataError(f"the {len(labels)} inputs all have label {labels[0]}, so nothing can be read; give several classes.")
         rows = capture(context.model, layers(context.model, self.most), context.shaped[picked])
         random = context.generator()
         found = [linear_probe(_narrow(r, random), labels, folds=self.folds, seed=context.seed) for r in rows.values()]

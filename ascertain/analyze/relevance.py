@@ -102,7 +102,7 @@ class Relevance(Analyzer):
 
     @classmethod
     def examples(cls) -> Iterator[Example]:
-        """relu(2 x0 - x1 + 1) at (2, 1): z = 4 is 4 from x0, -1 from x1 and 1 from the bias; with gamma 1 they are 8, -1, 2 of 9."""
+        """relu(2 x0 - x1 + 1) at (2, 1) is 4 from x0, -1 from x1 and 1 from the bias; with gamma 1 they weigh 8, -1, 2 of 9."""
         build = Builder()
         x = build.input((1, 2))
         graph = build.graph(x, build(Relu(), build(Dense(np.array([[2.0, -1.0], [0.0, 1.0]]), np.array([1.0, 0.0])), x)))
@@ -121,4 +121,5 @@ def _picked(context: Context, count: int) -> np.ndarray:
 def _scaled(rows: np.ndarray) -> np.ndarray:
     """Rows divided by their largest absolute entries."""
     size = np.abs(rows).max(1, keepdims=True)
-    return np.divide(rows, size, out=np.zeros_like(rows), where=size > 0)
+    found: np.ndarray = np.divide(rows, size, out=np.zeros_like(rows), where=size > 0)
+    return found

@@ -39,8 +39,8 @@ class Weights(Analyzer):
         "W = U diag(s) V'; condition = s_1 / s_n; stable rank = sum s^2 / s_1^2; kernels (out, in, k) as out x (in k)"
     )
     evidence: ClassVar[str] = (
-        "BOUNDED: singular values in floats, accurate to rounding. The random edge is an asymptotic quantile, so counts beyond it are "
-        "ESTIMATED. Norms of convolutions are those of the reshaped kernel, not of the layer; the overview has those."
+        "BOUNDED: singular values in floats, accurate to rounding. The random edge is an asymptotic quantile, so counts beyond it "
+        "are ESTIMATED. Norms of convolutions are those of the reshaped kernel, not of the layer; the overview has those."
     )
     references: ClassVar[tuple[str, ...]] = (
         "Johnstone 2001, On the distribution of the largest eigenvalue in principal components analysis",
@@ -79,7 +79,7 @@ class Weights(Analyzer):
         """One sentence, spectra, table."""
         names = [str(n) for n in result["matrix"][:_LINES]]
         sentence = (
-            "{standing_out} singular values are beyond what random weights would give; {worst} has condition {worst_condition:.3g}."
+            "{standing_out} singular values exceed what random weights would give; {worst} has condition {worst_condition:.3g}."
         )
         columns = {"matrix": "matrix", "norm": "norm", "condition": "condition", "stable rank": "stable_rank"}
         lines = {name: f"line_{i}" for i, name in enumerate(names)}
