@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ascertain.certify.memory import keep_buffers
 from ascertain.certify.rounding import DOUBLE, SINGLE, Rounding
 from ascertain.errors import UnsupportedError
 from ascertain.graph.graph import Constant, Graph
@@ -69,6 +70,7 @@ class Plan:
     @classmethod
     def compile(cls, graph: Graph, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu") -> Plan:
         """Compiles a lowered graph; raises UnsupportedError listing every node for which no family states bounds."""
+        keep_buffers()
         target = torch.device(device)
         rounding = DOUBLE if dtype == torch.float64 else SINGLE
 
