@@ -26,8 +26,8 @@ class Learning(Analyzer):
     count: int = 200
     """Inputs, drawn under the seed; the loss is the cross-entropy over them."""
     chains: int = 3
-    draws: int = 600
-    burn_in: int = 200
+    draws: int = 500
+    burn_in: int = 150
     adjusted: bool = False
     """Whether steps are accepted or rejected (Metropolis), which removes the bias of the step size but may mix slowly."""
     localization: float = 100.0
