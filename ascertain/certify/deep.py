@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ascertain.certify.bounds import Bounded, bound_nodes, refiner
 from ascertain.certify.falsify import descend, stack_atoms, violation
-from ascertain.certify.linear import backward, charges
+from ascertain.certify.linear import Charges, Relaxations, backward, charges
 from ascertain.certify.optimize import Multipliers, optimize
 from ascertain.certify.plan import Plan
 from ascertain.certify.reduce import reduce_plan
@@ -114,7 +114,8 @@ class DeepEngine:
                 if split is not None:
                     return split
             self._threads(128 * self.exact.work)
-            return self._neurons(NeuronSearch(self.exact, self.fast, region, bounded, rows, limits, confirm, self.job.deadline))
+            tight = self._refined(region, bounded)
+            return self._neurons(NeuronSearch(self.exact, self.fast, region, tight, rows, limits, confirm, self.job.deadline))
         form = reduced.dense()
         groups = np.arange(count).reshape(rows.shape[:2])
         margins = tuple(Atoms(np.eye(count)[g], np.zeros(len(g))) for g in groups)
@@ -152,6 +153,20 @@ class DeepEngine:
             found = search.run()
         ended = time.monotonic() > self.job.deadline or self.job.stop()
         return found if found.status != "unknown" or ended else None
+
+    def _refined(self, region: Region, bounded: Bounded) -> Bounded:
+        """Bounds with slopes optimised for each neuron, from the first layer on, for a tenth of the time left."""
+        now = time.monotonic()
+        until = now + 0.1 * (self.job.deadline - now)
+        better = refiner(self.exact, self.fast, region, 20, self.job.check)
+
+        def refine(z: int, index: Tensor, lines: Relaxations, charge: Charges) -> tuple[Tensor, Tensor]:
+            if time.monotonic() < until:
+                return better(z, index, lines, charge)
+            unknown = torch.full((len(region), len(index)), torch.inf, dtype=self.exact.dtype, device=self.exact.device)
+            return -unknown, unknown  # what is known of the neurons stays
+
+        return bound_nodes(self.exact, region, refine=refine, known=bounded.boxes, check=self.job.check)
 
     def _neurons(self, search: NeuronSearch) -> Decision:
         search.stop, search.progress, search.memory = self.job.stop, self.job.tell, self.job.memory
