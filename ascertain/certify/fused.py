@@ -19,7 +19,7 @@ _MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_LOOSE, error_model="numpy")
-def _bend_row(row, lo, hi, floor, level, charge, below, target):  # type: ignore[no-untyped-def]
+def _bend_row(row, lo, hi, floor, level, charge, below, offset, target):  # type: ignore[no-untyped-def]
     total = 0.0
     wrong = 0.0
     for i in range(row.size):
@@ -28,13 +28,13 @@ def _bend_row(row, lo, hi, floor, level, charge, below, target):  # type: ignore
         minus = min(v, 0.0)
         w = plus * lo[i] + minus * hi[i]
         target[i] = w
-        total += minus * level[i] + plus * floor[i]
+        total += minus * level[i] + plus * floor[i] + w * offset[i]
         wrong += abs(v) * charge[i] + abs(w) * below[i]
     return total, wrong
 
 
 @numba.njit(nogil=True, cache=True, parallel=True)
-def _bend(a, lo, hi, floor, level, charge, below, out, constant, error):  # type: ignore[no-untyped-def]
+def _bend(a, lo, hi, floor, level, charge, below, offset, out, constant, error):  # type: ignore[no-untyped-def]
     batch, count, _ = out.shape
     for r in numba.prange(batch * count):
         b, s = r // count, r % count
@@ -46,6 +46,7 @@ def _bend(a, lo, hi, floor, level, charge, below, out, constant, error):  # type
             level[b % level.shape[0], s % level.shape[1]],
             charge,
             below,
+            offset,
             out[b, s],
         )
 
@@ -93,15 +94,18 @@ def weigh(a: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
-def bend(a: Tensor, line: Lines, charge: Tensor | None, below: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def bend(
+    a: Tensor, line: Lines, charge: Tensor | None, below: Tensor | None, offset: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Coefficients a (b, S, n) through lines: through the lower one where positive, through the upper one where negative.
 
-    Returns out (B, S, n) on the input, the sums with the intercepts and the sums |a| charge + |out| below, (B, S) each.
+    Returns out (B, S, n) on the input, the sums with the intercepts plus out times offset, and the sums |a| charge + |out| below,
+    (B, S) each.
     """
     batch, count, size = max(len(a), len(line.upper_slope)), a.shape[1], a.shape[2]
     out, constant, error = torch.empty((batch, count, size), dtype=a.dtype), *torch.empty((2, batch, count), dtype=a.dtype)
     none = np.zeros(size, dtype=out.numpy().dtype)
-    own, next_ = (none if c is None else c.numpy() for c in (charge, below))
+    own, next_, shift = (none if c is None else c.numpy() for c in (charge, below, offset))
     floor = none.reshape(1, 1, -1) if line.lower_intercept is None else line.lower_intercept.contiguous().numpy()
     _share(out.numel())
     _bend(
@@ -112,6 +116,7 @@ def bend(a: Tensor, line: Lines, charge: Tensor | None, below: Tensor | None) ->
         line.upper_intercept.contiguous().numpy(),
         own,
         next_,
+        shift,
         out.numpy(),
         constant.numpy(),
         error.numpy(),

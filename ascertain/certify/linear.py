@@ -100,7 +100,8 @@ def backward(
     pending: dict[int, Tensor] = {start: rows}
     weights = None if charge is None else charge.weights
     shift = {} if shift is None else shift
-    counted: set[int] = set()
+    counted: set[int] = set()  # nodes whose charges, and whose offsets, went into the pass before
+    added: set[int] = set()
     live: dict[int, Tensor] = {}
     constant = torch.zeros((1, count), dtype=rows.dtype, device=rows.device)
     kept: dict[int, Tensor] = {}
@@ -123,7 +124,7 @@ def backward(
         if s.value is not None:
             constant = constant + a @ s.value
         elif line is None:
-            level, parts = _pull(s, a, live.get(s.index))
+            level, parts = _pull(s, a, live.get(s.index), s.index not in added)
             constant = constant if level is None else constant + level
             for i, g in zip(s.inputs, parts, strict=True):
                 add(i, g.reshape(a.shape[0], count, -1))
@@ -135,10 +136,14 @@ def backward(
                 alone = plan.consumers[z] == 1 and z not in shift and z != plan.input
                 if alone and weights is not None:
                     counted.add(z)
+                offset = None
                 if alone and line.live is not None:
                     live[z] = line.live
+                elif alone:
+                    offset = plan.steps[z].offset
+                    added.add(z)
                 pair = (None, None) if weights is None else (weights[s.index], weights[z] if alone else None)
-                out, level, error = bend(a, line, *pair)
+                out, level, error = bend(a, line, *pair, offset)
                 constant = constant + level - error
                 add(z, out)
             else:
@@ -153,8 +158,8 @@ def backward(
     return Swept(lower, rows_in, constant.expand(lower.shape), kept)
 
 
-def _pull(step: Step, a: Tensor, live: Tensor | None) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    """Rows (b, S, size) through an affine map: their product with its offset, and the rows on its inputs.
+def _pull(step: Step, a: Tensor, live: Tensor | None, offset: bool) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """Rows (b, S, size) through an affine map: their product with its offset, where asked for, and the rows on its inputs.
 
     Neurons outside ``live`` are off. What they keep is a lower slope >= 0, which may fall to 0 with its share of the offset.
     """
@@ -165,7 +170,7 @@ def _pull(step: Step, a: Tensor, live: Tensor | None) -> tuple[Tensor | None, tu
         if rows is not None:
             some = a[:, :, live]
             return None if step.offset is None else some @ step.offset[live], ((some @ rows.flatten(1)).flatten(0, 1),)
-    level = None if step.offset is None else a @ step.offset
+    level = a @ step.offset if offset and step.offset is not None else None
     return level, step.affine.adjoint(a.reshape(-1, *step.shape), *step.shapes)
 
 
