@@ -123,7 +123,8 @@ def _product_range(operator: Bilinear, step: Step, boxes: Sequence[Pair], unit: 
     low, high = (low - room).flatten(1), (high + room).flatten(1)
     if operator.known is None:
         return low, high
-    return torch.fmax(low, low.new_tensor(operator.known[0])), torch.fmin(high, high.new_tensor(operator.known[1]))
+    first, last = (low.new_tensor(k) for k in operator.known)  # rounded to this precision
+    return torch.fmax(low, first - 2 * unit * first.abs()), torch.fmin(high, last + 2 * unit * last.abs())
 
 
 # Functions of one variable

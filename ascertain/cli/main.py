@@ -21,6 +21,7 @@ from ascertain.cli.info import Info
 from ascertain.cli.lipschitz import Lipschitz
 from ascertain.cli.options import Command
 from ascertain.cli.results import Diff, Show
+from ascertain.cli.selftest import Selftest
 from ascertain.cli.standard import Supports, Verify
 from ascertain.cli.suite import Run
 from ascertain.cli.train import Train
@@ -29,7 +30,22 @@ from ascertain.errors import InputError, ResourceError
 __all__ = ["run"]
 
 NAME = "ascertain"
-COMMANDS: tuple[type[Command], ...] = (Certify, Analyze, Verify, Supports, Bound, Lipschitz, Info, Run, Show, Diff, List, Explain, Train)
+COMMANDS: tuple[type[Command], ...] = (
+    Certify,
+    Analyze,
+    Verify,
+    Supports,
+    Bound,
+    Lipschitz,
+    Info,
+    Run,
+    Show,
+    Diff,
+    List,
+    Explain,
+    Train,
+    Selftest,
+)
 
 
 def run(arguments: Sequence[str]) -> int:
