@@ -209,7 +209,7 @@ class BoxSearch:
         Both halves contain the same float middle, so that they cover the box exactly.
         """
         lower, upper = left.lower, left.upper
-        score = torch.nan_to_num(score, nan=0.0, posinf=1e100)
+        score = torch.nan_to_num(score, nan=0.0, posinf=1e100).clamp(min=0)
         times = 1
         while self.frontier.size + (len(lower) << times) < FEWEST:
             times += 1
