@@ -16,9 +16,9 @@ def gains(plan: Plan, bounded: Bounded, rows: dict[int, Tensor], box: Tensor, lo
     """For each box lower, upper (K, n) and input: the sum of |coefficient| times what every relaxation loses in gap, ``(K, n)``.
 
     ``rows[k]`` (K, size) are the coefficients of a bound on nonlinear node k; ``bounded`` belongs to the batch in which box i has
-    the number ``box[i]``. The gap between the planes at the middle (the range, for groups) goes with the product of the widths of the
-    factors (a function of one variable counts as its square), and a width falls by half the part that comes from the input: central
-    differences.
+    the number ``box[i]``. The gap between the planes at the middle (the range, for groups) goes with the product of the widths
+    of the factors (a function of one variable counts as its square), and a width falls by half the part that comes from the input:
+    central differences.
     """
     count, n = lower.shape
     middle, step = lower + (upper - lower) / 2, torch.diag_embed((upper - lower) / 2)
