@@ -143,7 +143,7 @@ def backward(
                     offset = plan.steps[z].offset
                     added.add(z)
                 pair = (None, None) if weights is None else (weights[s.index], weights[z] if alone else None)
-                out, level, error = bend(a, line, *pair, offset)
+                out, level, error = bend(a, line, pair[0], pair[1], offset)
                 constant = constant + level - error
                 add(z, out)
             else:

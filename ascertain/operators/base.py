@@ -201,7 +201,7 @@ class Univariate(Operator):
     def slack(self, lower: Array, upper: Array) -> Array | float:
         """A proven bound on the error of ``f`` and ``stationary`` in this arithmetic, added outward.
 
-        0 where f errs by at most 4 units in the last place of its value and misplaced candidates cost no more than that.
+        0 where f errs by at most 4 units in the last place of its value and misplaced candidates cost no more.
         """
         return 0.0
 
@@ -300,8 +300,8 @@ class Planar(Operator):
     def planes(self, lower: Array, upper: Array, at: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """(matrix, offset) below and above, on the box, placed to be tight near ``at`` (a point of the box).
 
-        ``matrix`` (B, G, m, n), ``offset`` (B, G, m): matrix x + offset bounds the outputs, before rounding. No entry of a matrix is
-        above 1 in absolute value. Infinite offsets where nothing is known.
+        ``matrix`` (B, G, m, n), ``offset`` (B, G, m): matrix x + offset bounds the outputs, before rounding. No entry of a matrix
+        is above 1 in absolute value. Infinite offsets where nothing is known.
         """
         raise NotImplementedError
 

@@ -17,8 +17,8 @@ from ascertain.certify.training import (
 )
 from ascertain.errors import InputError, UnsupportedError
 from ascertain.fixtures.architectures import new_network
-from ascertain.fixtures.recipe import Fixture, Recipe
 from ascertain.fixtures.loop import Training
+from ascertain.fixtures.recipe import Fixture, Recipe
 
 NETWORKS = {
     "conv": ("conv", (1, 8, 8), {}),
