@@ -25,7 +25,7 @@ FEW = 16
 """Free inputs up to which boxes are split."""
 MOST_WORK = 1e5
 """Multiply-adds of the Jacobian's graph up to which slopes are optimised."""
-LARGEST_PROGRAM = 400
+LARGEST_PROGRAM = 1000
 """Inputs and nonlinearities up to which the semidefinite program is tried unasked."""
 
 
@@ -144,15 +144,15 @@ def _solve(task: _Task, method: str, started: float) -> LocalLipschitz:
     search = LocalSearch(bounds, task.sets, region, task.tolerance, task.deadline)
     search.climb()
     if method != "milp":
-        value, _, bounded = bounds.upper(region)
+        values, _, bounded = bounds.upper(region)
         task.undecided = int(sum(int(t.sum()) for t in bounds.undecided(bounded, 1).values()))
-        task.found(float(value[0]), "bounds")
-        if method in ("auto", "bounds") and not _tight(task, search.lower) and plan.work <= MOST_WORK:
+        task.found(float(values[0]), "bounds")
+        if method in ("auto", "bounds") and task.best[0] > search.enough and plan.work <= MOST_WORK:
             ends = output_bounds(found.graph, task.sets, "alpha", 20, "cpu", 1)
-            value = bounds.norms(*(torch.from_numpy(end)[None] for end in ends))
-            task.found(float(value[0]), "optimised bounds")
+            values = bounds.norms(*(torch.from_numpy(end)[None] for end in ends))
+            task.found(float(values[0]), "optimised bounds")
     size = len(task.free) + task.undecided
-    if method == "program" or (method == "auto" and not _tight(task, search.lower) and size <= LARGEST_PROGRAM):
+    if method == "program" or (method == "auto" and task.best[0] > search.enough and size <= LARGEST_PROGRAM):
         _program(task, asked=method == "program")
     if method == "milp":
         from ascertain.certify.lipschitz.local_milp import largest_norm
@@ -161,7 +161,7 @@ def _solve(task: _Task, method: str, started: float) -> LocalLipschitz:
         task.found(value, "mixed-integer program", Evidence.BOUNDED)
         search.raise_to(point[None])
     visited = 0
-    if method == "search" or (method == "auto" and not _tight(task, search.lower) and len(task.free) <= FEW):
+    if method == "search" or (method == "auto" and task.best[0] > search.enough and len(task.free) <= FEW):
         value = search.run(task.best[0])
         visited = search.visited
         if value < task.best[0]:
@@ -184,10 +184,6 @@ def _solve(task: _Task, method: str, started: float) -> LocalLipschitz:
         seconds,
         task.undecided,
     )
-
-
-def _tight(task: _Task, lower: float) -> bool:
-    return task.best[0] <= lower * (1 + task.tolerance)
 
 
 def _program(task: _Task, asked: bool) -> None:

@@ -32,6 +32,9 @@ __all__ = ["LocalBounds", "LocalSearch"]
 PATTERNS = 10
 """Undecided rectifiers on a box up to which all patterns of slopes are tried."""
 
+NOTHING = 1e-250
+"""Upper bounds of zero that rounding leaves behind are smaller."""
+
 
 @dataclass(eq=False)
 class LocalBounds:
@@ -48,7 +51,8 @@ class LocalBounds:
         flat = self.plan.forward(points, surrogate=surrogate)[self.jacobian.matrix]
         j = flat.reshape(len(points), *self.jacobian.graph.nodes[self.jacobian.matrix].shape)
         if self.norm == 2:
-            return torch.linalg.matrix_norm(j, ord=2)
+            found: Tensor = torch.linalg.matrix_norm(j, ord=2)
+            return found
         return j.abs().sum(2 if self.norm == np.inf else 1).amax(1)
 
     def enclosed(self, points: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +124,7 @@ class LocalBounds:
     def patterns(self, boxes: np.ndarray, undecided: dict[int, Tensor], bounded: Bounded) -> np.ndarray:
         """For some boxes of those bounded the largest upper bound over all patterns of their undecided slopes.
 
-        Almost everywhere the slope of a rectifier is 0 or 1, so that each pattern leaves one Jacobian of a piecewise linear network.
+        Almost everywhere the slope of a rectifier is 0 or 1: each pattern leaves one Jacobian of a piecewise linear network.
         """
         open_ = {i: o[boxes] for i, o in undecided.items()}
         flat = torch.cat(list(open_.values()), 1)
@@ -162,12 +166,18 @@ class LocalSearch:
         self.lower, self.witness, self.visited = 0.0, self.sets.center(), 0
         self.closed = 0.0  # the largest upper bound of a box that is no longer open
 
-    def climb(self, samples: int = 2000, steps: int = 30, seed: int = 0) -> None:
+    @property
+    def enough(self) -> float:
+        """Upper bounds up to this need no more splitting."""
+        return max(self.lower * (1 + self.tolerance), NOTHING)
+
+    def climb(self, steps: int = 60, seed: int = 0) -> None:
         """Raises the lower bound from random points, by ascent along surrogates of the jumps and by small moves."""
         rng = np.random.default_rng(seed)
+        samples = int(np.clip(1e8 / max(self.bounds.plan.work, 1.0), 32, 4000))
         points = torch.from_numpy(np.concatenate([self.sets.center()[None], self.sets.sample(rng, samples)]))
         self.raise_to(points)
-        best = points[self.bounds.values(points).argsort(descending=True)[:32]]
+        best = points[self.bounds.values(points).argsort(descending=True)[: min(64, samples)]]
         width = self.region.upper - self.region.lower
         for k in range(steps):
             if time.monotonic() > self.deadline:
@@ -175,8 +185,9 @@ class LocalSearch:
             at = best.clone().requires_grad_(True)
             values = self.bounds.values(at, surrogate=True)
             slope = torch.autograd.grad(values.sum(), at, allow_unused=True)[0] if values.requires_grad else None
-            pace = 0.3 * 0.85**k
-            moves = [pace * width * torch.from_numpy(rng.uniform(-1, 1, best.shape)) for _ in range(2)]
+            pace = 0.5 * 0.93**k
+            moves = [share * pace * width * torch.from_numpy(rng.uniform(-1, 1, best.shape)) for share in (1.0, 0.3)]
+            moves.append(pace * width * torch.from_numpy(rng.uniform(-1, 1, best.shape) * (rng.random(best.shape) < 0.2)))
             moves += [] if slope is None else [0.5 * pace * width * slope.nan_to_num().sign()]
             tried = torch.cat([best, *(self._projected(best + move) for move in moves)])
             best = tried[self.bounds.values(tried).nan_to_num(nan=-1.0).argsort(descending=True)[: len(best)]]
@@ -190,9 +201,11 @@ class LocalSearch:
     def raise_to(self, points: Tensor | np.ndarray) -> None:
         """Raises the lower bound to what the best of some points (B, n_in) proves."""
         points = torch.as_tensor(points)
+        if not len(points):
+            return
         values = self.bounds.values(points).detach()
         some = values.nan_to_num(nan=0.0).argsort(descending=True)[:8]
-        if not len(some) or float(values[some[0]]) <= self.lower:
+        if float(values[some[0]]) <= self.lower:
             return
         proved = self.bounds.attained(points[some])
         if proved.max() > self.lower:
@@ -201,11 +214,10 @@ class LocalSearch:
     def run(self, start: float = np.inf) -> float:
         """The upper bound that is left at the deadline, or when it is within the tolerance of the lower one."""
         number = count()
-        root = (self.region.lower[0], self.region.upper[0])
-        value, matter = self._bound(Region(*(t.unsqueeze(0) for t in root), self.region.ball))
-        heap = [(-min(float(value[0]), start), next(number), *root, matter[0])]
+        value, matter = self._bound(self.region)
+        heap = [(-min(float(value[0]), start), next(number), self.region.lower[0], self.region.upper[0], matter[0])]
         batch = 2
-        while heap and -heap[0][0] > self.lower * (1 + self.tolerance) and time.monotonic() < self.deadline:
+        while heap and -heap[0][0] > self.enough and time.monotonic() < self.deadline:
             taken = [heapq.heappop(heap) for _ in range(min(batch, len(heap)))]
             began = time.monotonic()
             limit, lower, upper = self._halves(taken)
@@ -214,7 +226,7 @@ class LocalSearch:
             values, matter = self._bound(Region(lower, upper, self.region.ball))
             values = np.minimum(values, limit)
             for v, low, high, m in zip(values, lower, upper, matter, strict=True):
-                if v <= self.lower * (1 + self.tolerance):
+                if v <= self.enough:
                     self.closed = max(self.closed, float(v))
                 else:
                     heapq.heappush(heap, (-float(v), next(number), low, high, m))
@@ -265,7 +277,7 @@ class LocalSearch:
         undecided = self.bounds.undecided(bounded, len(region))
         if undecided:
             totals = torch.cat(list(undecided.values()), 1).sum(1).numpy()
-            some = np.flatnonzero((values > self.lower * (1 + self.tolerance)) & (totals > 0) & (totals <= PATTERNS))
+            some = np.flatnonzero((values > self.enough) & (totals > 0) & (totals <= PATTERNS))
             for part in np.array_split(some, max(1, int((2 ** totals[some]).sum()) // 4096)):
                 if len(part):
                     values[part] = np.minimum(values[part], self.bounds.patterns(part, undecided, bounded))
