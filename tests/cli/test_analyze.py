@@ -29,7 +29,7 @@ def test_options_and_forms(ask, tmp_path):
 def test_two_networks(ask, tmp_path):
     file = tmp_path / "r.md"
     code, _, _ = ask("analyze", "digits_mlp", "--other", "digits_conv", "--analyzers", "overview", "-o", file)
-    assert code == 0 and "### digits\\_conv" in file.read_text() and "### digits\\_mlp" in file.read_text()
+    assert code == 0 and "### digits_conv" in file.read_text() and "### digits_mlp" in file.read_text()
 
 
 def test_a_question_that_fails_does_not_stop_the_others(ask, tmp_path):

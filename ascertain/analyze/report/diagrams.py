@@ -12,13 +12,15 @@ _WIDTH, _HEIGHT, _DOWN, _ACROSS = 190, 44, 24, 22
 """Of boxes, and the room between them."""
 _NODES = 600
 _EDGES = 3000
+_NAMED = 60
+"""Drawings of at most so many points have their names beside them."""
 
 
 def diagram(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Positions of nodes and paths of edges: a circuit where edges have no weights and no circle, else by forces."""
+    """Positions of nodes and paths of edges: boxes in rows without weights, points in rows with, by forces if there is a circle."""
     names = [str(n) for n in arrays["node"]]
     edges = arrays["edge"].astype(int)
-    layers = None if "weight" in arrays else _layers(len(names), edges)
+    layers = _layers(len(names), edges)
     if len(names) > _NODES:
         return {"nodes": [], "edges": [], "note": f"{len(names)} nodes are too many to draw; the numbers are below."}
     groups = [str(g) for g in arrays["group"]] if "group" in arrays else [""] * len(names)
@@ -27,10 +29,11 @@ def diagram(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     nodes = [
         {"name": n, "group": g, "detail": d, "colour": order.index(g) % 8} for n, g, d in zip(names, groups, details, strict=True)
     ]
-    if layers is not None:
+    if layers is not None and "weight" not in arrays:
         return _circuit(nodes, edges, layers)
     weights = np.abs(arrays["weight"].astype(float)) if "weight" in arrays else np.ones(len(edges))
-    return _web(nodes, edges, weights) | {"groups": [{"name": g, "colour": i % 8} for i, g in enumerate(order) if g][:16]}
+    drawn = _points(nodes, edges, weights, layers)
+    return drawn | {"groups": [{"name": g, "colour": i % 8} for i, g in enumerate(order) if g][:16]}
 
 
 def _layers(count: int, edges: np.ndarray) -> list[int] | None:
@@ -95,28 +98,64 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _web(nodes: list[dict[str, Any]], edges: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Points that attract along edges and repel otherwise (Fruchterman and Reingold 1991)."""
+def _points(nodes: list[dict[str, Any]], edges: np.ndarray, weights: np.ndarray, layers: list[int] | None) -> dict[str, Any]:
+    """Nodes as points, the strongest edges between them."""
     weights = np.where(np.isfinite(weights), weights, 0.0)
     strong = np.sort(np.argsort(-weights, kind="stable")[:_EDGES])
     note = f"The strongest {_EDGES} of {len(edges)} edges are drawn." if len(edges) > _EDGES else ""
     edges, weights = edges[strong], weights[strong] / (weights.max() if weights.size and weights.max() > 0 else 1.0)
-    places = _forces(len(nodes), [n["colour"] for n in nodes], edges, weights)
-    for node, (x, y) in zip(nodes, places, strict=True):
-        node |= {"x": round(float(x), 1), "y": round(float(y), 1), "short": _cut(node["name"], 14) if len(nodes) <= 60 else ""}
-    drawn = [
-        {"line": (nodes[a]["x"], nodes[a]["y"], nodes[b]["x"], nodes[b]["y"]), "strength": round(0.08 + 0.7 * float(w), 3)}
-        for (a, b), w in zip(edges, weights, strict=True)
-    ]
-    return {
-        "layered": False,
-        "nodes": nodes,
-        "edges": drawn,
-        "width": 640,
-        "height": 460,
-        "radius": 7 if len(nodes) <= 60 else 4,
-        "note": note,
-    }
+    few = len(nodes) <= _NAMED
+    shape = {"layered": False, "width": 640, "height": 460, "radius": 7 if few else 4, "note": note, "rows": []}
+    if layers is not None and nodes:
+        shape |= _rows(nodes, _settled(layers, edges))
+    else:
+        for node, (x, y) in zip(nodes, _forces(len(nodes), [n["colour"] for n in nodes], edges, weights), strict=True):
+            node |= {"x": round(float(x), 1), "y": round(float(y), 1), "short": _cut(node["name"], 14) if few else ""}
+    drawn = []
+    for (a, b), w in zip(edges, weights, strict=True):
+        (x0, y0), (x1, y1) = ((nodes[k]["x"], nodes[k]["y"]) for k in (a, b))
+        half = (y1 - y0) / 2 if layers is not None else 0
+        path = f"M{x0:g},{y0:g} C{x0:g},{y0 + half:g} {x1:g},{y1 - half:g} {x1:g},{y1:g}"
+        # Roots, because a few edges are often much stronger than all others.
+        drawn.append({"path": path, "strength": round(0.1 + 0.75 * float(np.sqrt(w)), 3), "wide": round(0.6 + 2.4 * float(w), 2)})
+    return shape | {"nodes": nodes, "edges": drawn}
+
+
+def _settled(layers: list[int], edges: np.ndarray) -> list[int]:
+    """Rows that never go back where nodes come in the order of their layers: those without a source stay with their neighbours."""
+    if any(a >= b for a, b in edges):
+        return layers
+    sources: list[list[int]] = [[] for _ in layers]
+    for a, b in edges:
+        sources[b].append(int(a))
+    found: list[int] = []
+    for feeds in sources:
+        found.append(max([*found[-1:], *(found[a] + 1 for a in feeds)], default=0))
+    return found
+
+
+def _shared(names: list[str]) -> str:
+    """The beginning that all names have, without digits at its end."""
+    first, last = min(names), max(names)
+    same = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:same].rstrip("0123456789")
+
+
+def _rows(nodes: list[dict[str, Any]], depth: list[int]) -> dict[str, Any]:
+    """Points in rows, modules side by side; what the names of a row have in common is said once."""
+    rows = [[i for i, d in enumerate(depth) if d == row] for row in range(min(depth), max(depth) + 1)]
+    left, gap = 110, min(120.0, 420 / max(1, len(rows) - 1))
+    said = []
+    for k, row in enumerate(rows):
+        common = _shared([nodes[i]["name"] for i in row]) if len(row) > 1 else ""
+        y = 26 + k * gap
+        said.append({"y": y + 4, "name": _cut(common.strip(), 14)})
+        row.sort(key=lambda i: (nodes[i]["colour"], i))
+        step = (640 - left - 24) / max(1, len(row))
+        for place, i in enumerate(row):
+            short = nodes[i]["name"][len(common) :] if step > 26 else ""
+            nodes[i] |= {"x": round(left + (place + 0.5) * step, 1), "y": round(y, 1), "short": _cut(short, max(2, int(step / 7)))}
+    return {"rows": said, "height": round(52 + gap * (len(rows) - 1))}
 
 
 def _forces(count: int, groups: list[int], edges: np.ndarray, weights: np.ndarray) -> np.ndarray:

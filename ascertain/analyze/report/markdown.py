@@ -36,7 +36,7 @@ def markdown(records: Sequence[Result | Failure], title: str = "") -> str:
 
 def _plain(text: str) -> str:
     """Text on one line in which nothing is markup."""
-    return re.sub(r"([`\\*_\[\]<>|#~!&])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([`\\*\[\]<>|#~!&]|\b_|_\b)", r"\\\1", " ".join(text.split()))
 
 
 def _section(section: Section) -> list[str]:

@@ -76,6 +76,19 @@ def test_circles_are_drawn_by_forces(edges):
     assert not found["layered"] and np.isfinite([n["x"] + n["y"] for n in found["nodes"]]).all()
 
 
+def test_weighted_circuits_stand_in_rows_that_are_named_once():
+    names = np.array([f"layer {k} {i}" for k in "abc" for i in range(4)])
+    # Nodes 5 and 11 have no edges; 6 has no source.
+    edges = np.array([(0, 4), (1, 4), (2, 7), (3, 7), (4, 8), (6, 9), (7, 10)])
+    found = diagram({"node": names, "edge": edges, "weight": np.arange(7.0), "group": np.array(["x", "y"] * 6)})
+    assert [n["y"] for n in found["nodes"]] == [26.0] * 4 + [146.0] * 4 + [266.0] * 4
+    assert [r["name"] for r in found["rows"]] == ["layer a", "layer b", "layer c"]
+    assert [n["short"] for n in found["nodes"]] == ["0", "1", "2", "3"] * 3
+    first, second, third, fourth = (n["x"] for n in found["nodes"][:4])
+    assert first < third < second < fourth, "modules side by side"
+    assert found["edges"][0]["strength"] == 0.1 and found["edges"][-1]["strength"] == 0.85
+
+
 def test_too_many_nodes_are_not_drawn_and_strong_edges_are():
     many = diagram({"node": np.array([str(i) for i in range(700)]), "edge": np.zeros((0, 2), int)})
     assert not many["nodes"] and "700" in many["note"]
