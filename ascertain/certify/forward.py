@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ascertain.certify.lines import Lines, Pair
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Region
-from ascertain.certify.relaxations import Lines, Pair, Relaxation, enclose
+from ascertain.certify.relaxations import Relaxation, enclose
 from ascertain.operators.base import Univariate
 
 __all__ = ["Zonotope", "interval_step", "zonotope_input", "zonotope_step"]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ascertain.certify.relaxations import Lines
+from ascertain.certify.lines import Lines
 
 __all__ = ["bend", "concretise", "weigh"]
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ascertain.certify.fused import bend, concretise, weigh
+from ascertain.certify.lines import Lines
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Region
-from ascertain.certify.relaxations import Lines, Relaxation, enclose
+from ascertain.certify.relaxations import Relaxation, enclose
 
 __all__ = ["Boxes", "Charges", "Relaxations", "Swept", "backward", "charges"]
 

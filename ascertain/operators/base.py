@@ -140,7 +140,7 @@ class Affine(Operator):
         return None
 
     def torus(self, *shapes: Shape) -> tuple[Array, Shape] | None:
-        """A kernel ``(O, C, *K)`` and a size such that this map is a part of the circular convolution with it; None for other maps."""
+        """A kernel ``(O, C, *K)`` and a size whose circular convolution this map is a part of; None for other maps."""
         return None
 
     def terms(self, *shapes: Shape) -> int:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ascertain.certify.linear import Boxes
+from ascertain.certify.lines import Lines
 from ascertain.certify.plan import Plan
 from ascertain.certify.region import Ball, Region
-from ascertain.certify.relaxations import Lines
 from ascertain.graph import lower
 from ascertain.graph.graph import Builder, Graph
 from ascertain.operators import Gelu, LogSumExp, Product, Sigmoid, Sin, Softmax, Tanh

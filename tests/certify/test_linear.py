@@ -11,9 +11,10 @@ import torch
 
 from ascertain.certify.bounds import bound_nodes
 from ascertain.certify.linear import Charges, backward, charges
+from ascertain.certify.lines import Lines
 from ascertain.certify.plan import Plan
 from ascertain.certify.region import Ball, Region
-from ascertain.certify.relaxations import Lines, relax
+from ascertain.certify.relaxations import relax
 from ascertain.graph import lower
 from ascertain.graph.graph import Builder, Graph
 from ascertain.operators.affine import Dense, Sum

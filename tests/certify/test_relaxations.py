@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ascertain.certify.lines import Lines
 from ascertain.certify.plan import Plan, Step
-from ascertain.certify.relaxations import Lines, McCormick, Planes, Relaxation, enclose, relax
+from ascertain.certify.planes import McCormick, Planes
+from ascertain.certify.relaxations import Relaxation, enclose, relax
 from ascertain.certify.rounding import DOUBLE, SINGLE, Rounding
 from ascertain.graph.graph import Builder
 from ascertain.operators import LogSumExp, Product, Reshape, Slice, Softmax

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ascertain.certify.bounds import Bounded
 from ascertain.certify.linear import Relaxations
+from ascertain.certify.lines import Curve, Lines
 from ascertain.certify.plan import Plan, Step
-from ascertain.certify.relaxations import Curve, Lines, relax
+from ascertain.certify.relaxations import relax
 from ascertain.certify.search.branching import cut_points, gains
 from ascertain.operators.base import Bilinear, Planar, Univariate
 
