@@ -9,6 +9,7 @@ import numpy as np
 
 from ascertain.errors import DataError, ShapeError, UnsupportedError
 from ascertain.graph.graph import Builder, Graph
+from ascertain.graph.legality import reached
 from ascertain.graph.passes import lower
 from ascertain.operators.affine import Sum
 from ascertain.operators.base import Ref
@@ -18,8 +19,9 @@ from ascertain.operators.piecewise import Abs
 from ascertain.operators.reduction import Reduce
 from ascertain.operators.selection import Gather
 from ascertain.operators.smooth import Square
+from ascertain.properties.sets import InputSet
 
-__all__ = ["Jacobian", "jacobian"]
+__all__ = ["Jacobian", "graph_bounds", "jacobian"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,3 +102,16 @@ def _head(builder: Builder, matrix: Ref, head: str) -> Ref:
     if head == "absolute":
         return sizes
     return builder(Reduce((0,) if head == "columns" else (1,), False), sizes)
+
+
+def graph_bounds(found: Jacobian, sets: InputSet) -> tuple[np.ndarray, np.ndarray]:
+    """Proved bounds of the flat output of a Jacobian's graph over a set, also where it does not depend on the input."""
+    from ascertain.certify.bounds import bound_nodes
+    from ascertain.certify.deep import output_bounds, region_of
+    from ascertain.certify.plan import Plan
+
+    if found.graph.input in reached(found.graph):
+        return output_bounds(found.graph, sets, "crown", 0, "cpu", 1)
+    plan = Plan.compile(found.graph)
+    low, high = bound_nodes(plan, region_of(sets, plan.dtype, plan.device), back=False, zonotope=False).every[plan.output]
+    return low[0].numpy(), high[0].numpy()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ascertain.certify.lipschitz.constant import directions_of, norm_of, plant_constant
-from ascertain.certify.lipschitz.jacobian import jacobian
+from ascertain.certify.lipschitz.jacobian import graph_bounds, jacobian
 from ascertain.certify.lipschitz.plant import assemble
 from ascertain.certify.lipschitz.program import Norms
 from ascertain.errors import DataError, ShapeError, UnsupportedError
@@ -220,8 +220,5 @@ def _slopes(operator: Univariate, low: np.ndarray, high: np.ndarray) -> tuple[np
 
 def jacobian_bounds(network: Graph, sets: InputSet, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Bounds (R, n_in) of every entry of the Jacobian of ``rows @ output`` (of all outputs if None) on a set. Evidence: PROVED."""
-    from ascertain.certify.deep import output_bounds
-
-    found = jacobian(network, np.eye(network.output_size) if rows is None else rows)
-    low, high = output_bounds(found.graph, sets, "crown", 0, "cpu", 1)
+    low, high = graph_bounds(jacobian(network, np.eye(network.output_size) if rows is None else rows), sets)
     return low.reshape(-1, network.input_size), high.reshape(-1, network.input_size)

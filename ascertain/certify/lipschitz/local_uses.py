@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ascertain.certify.lipschitz.constant import Lipschitz, lipschitz, lipschitz_pairs, norm_of
-from ascertain.certify.lipschitz.jacobian import jacobian
+from ascertain.certify.lipschitz.jacobian import Jacobian, graph_bounds, jacobian
 from ascertain.errors import DataError, ShapeError, UnsupportedError
 from ascertain.evidence import Evidence
 from ascertain.graph.graph import Graph
@@ -42,7 +42,6 @@ def monotonicity(network: Graph, sets: InputSet, *, samples: int = 1000, seed: i
     import torch
 
     from ascertain.certify.bounds import bound_nodes
-    from ascertain.certify.deep import output_bounds
     from ascertain.certify.plan import Plan
     from ascertain.certify.region import Region
 
@@ -50,7 +49,7 @@ def monotonicity(network: Graph, sets: InputSet, *, samples: int = 1000, seed: i
     started = time.monotonic()
     found = jacobian(network, np.eye(network.output_size))
     shape = network.output_size, network.input_size
-    low, high = (v.reshape(shape) for v in output_bounds(found.graph, sets, "crown", 0, "cpu", 1))
+    low, high = (v.reshape(shape) for v in graph_bounds(found, sets))
     plan = Plan.compile(found.graph)
     points = torch.from_numpy(sets.sample(np.random.default_rng(seed), samples))
     below, above = bound_nodes(plan, Region(points, points), back=False, zonotope=False).every[plan.output]
@@ -120,10 +119,10 @@ def certified_radii(
         return Radii(0.0, 0.0, margin, Evidence.PROVED, time.monotonic() - started)
 
     def holds(r: float) -> bool:
-        slopes = _row_constants(found.graph, LpBall(point, r, norm), norm, len(rows))
+        slopes = _row_constants(found, LpBall(point, r, norm), norm, len(rows))
         return bool((r * slopes * (1 + 1e-15) < margins).all())
 
-    local, above = 0.0, _start(found.graph, point, norm, margins, limit)
+    local, above = 0.0, _start(found, point, norm, margins, limit)
     for k in range(steps):
         probe = above if k == 0 else (local + above) / 2
         if holds(probe):
@@ -141,19 +140,17 @@ def certified_radii(
     )
 
 
-def _row_constants(graph: Graph, ball: LpBall, norm: float, rows: int) -> np.ndarray:
+def _row_constants(found: Jacobian, ball: LpBall, norm: float, rows: int) -> np.ndarray:
     """Proved dual norms of each row of the Jacobian on a ball."""
-    from ascertain.certify.deep import output_bounds
-
-    high = np.maximum(output_bounds(graph, ball, "crown", 0, "cpu", 1)[1], 0.0)
+    high = np.maximum(graph_bounds(found, ball)[1], 0.0)
     if norm == 1:
         return np.asarray(high.reshape(rows, -1).max(1))
     return np.asarray(np.nextafter(np.sqrt(high), np.inf)) if norm == 2 else high
 
 
-def _start(graph: Graph, point: np.ndarray, norm: float, margins: np.ndarray, limit: float) -> float:
+def _start(found: Jacobian, point: np.ndarray, norm: float, margins: np.ndarray, limit: float) -> float:
     """A radius that can hardly be exceeded: with the constants at the point itself, or the limit."""
-    slopes = _row_constants(graph, LpBall(point, 0.0, norm), norm, len(margins))
+    slopes = _row_constants(found, LpBall(point, 0.0, norm), norm, len(margins))
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(min(limit, np.min(np.where(slopes > 0, margins / slopes, np.inf))))
 
