@@ -50,7 +50,7 @@ class Interaction(Analyzer):
         "edge = E[(integrated gradient of direction i along direction j)^2]"
     )
     evidence: ClassVar[str] = (
-        "ESTIMATED: means over the inputs drawn, with standard errors in the record. Modules are the best of several searches; "
+        "ESTIMATED: means over the inputs drawn. Modules are the best of several searches; "
         "nothing proves that there are no better ones."
     )
     references: ClassVar[tuple[str, ...]] = (

@@ -26,8 +26,10 @@ class Learning(Analyzer):
     count: int = 200
     """Inputs, drawn under the seed; the loss is the cross-entropy over them."""
     chains: int = 3
-    draws: int = 500
-    burn_in: int = 150
+    draws: int = 400
+    burn_in: int = 120
+    batch: int = 64
+    """Inputs of each step; all of them where steps are adjusted."""
     adjusted: bool = False
     """Whether steps are accepted or rejected (Metropolis), which removes the bias of the step size but may mix slowly."""
     localization: float = 100.0
@@ -68,6 +70,7 @@ class Learning(Analyzer):
             draws=self.draws,
             burn_in=self.burn_in,
             localization=self.localization,
+            batch_size=None if self.adjusted else self.batch,
             adjusted=self.adjusted,
             n_beta=self.inverse_temperature,
         )
@@ -122,5 +125,5 @@ class Learning(Analyzer):
         x = build.input((1, 1))
         graph = build.graph(x, build(Dense(np.zeros((2, 1))), x))
         context = Context(graph, np.ones((20, 1)), np.arange(20) % 2)
-        asked = cls(chains=4, draws=1000, adjusted=True, localization=1.0, inverse_temperature=400.0)
+        asked = cls(chains=16, draws=300, adjusted=True, localization=1.0, inverse_temperature=400.0)
         yield Example(asked, context, {"coefficient": 100 / 201, "half_parameters": 1.0}, 0.05)

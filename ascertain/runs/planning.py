@@ -20,7 +20,7 @@
     options = { timeout = 30.0 }
     halvings = 8                                          # where time runs out, the box is halved, up to so many times
     [[run]]
-    analyzer = "similarity"
+    analyzer = "comparison"
     groups = [["small", "large"]]                         # for analyzers of pairs or trajectories
 """
 
