@@ -105,7 +105,7 @@ def _points(nodes: list[dict[str, Any]], edges: np.ndarray, weights: np.ndarray,
     note = f"The strongest {_EDGES} of {len(edges)} edges are drawn." if len(edges) > _EDGES else ""
     edges, weights = edges[strong], weights[strong] / (weights.max() if weights.size and weights.max() > 0 else 1.0)
     few = len(nodes) <= _NAMED
-    shape = {"layered": False, "width": 640, "height": 460, "radius": 7 if few else 4, "note": note, "rows": []}
+    shape: dict[str, Any] = {"layered": False, "width": 640, "height": 460, "radius": 7 if few else 4, "note": note, "rows": []}
     if layers is not None and nodes:
         shape |= _rows(nodes, _settled(layers, edges))
     else:
