@@ -110,7 +110,9 @@ class Analyze(ModelOptions):
             place, equals, value = text.partition("=")
             name, _, option = place.rpartition(".")
             if not equals or name not in options:
-                raise InputError(f"--set {text!r} sets nothing that is asked; write ANALYZER.OPTION=VALUE, such as robustness.count=10.")
+                raise InputError(
+                    f"--set {text!r} sets nothing that is asked; write ANALYZER.OPTION=VALUE, such as robustness.count=10."
+                )
             options[name][option] = _value(value)
         return [make(name, given) for name, given in options.items()]
 
