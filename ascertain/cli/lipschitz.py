@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -11,7 +11,9 @@ from ascertain.cli.exits import Exit
 from ascertain.cli.options import ModelOptions, data_file
 from ascertain.cli.talk import emit_json
 from ascertain.errors import InputError
-from ascertain.graph.graph import Graph
+
+if TYPE_CHECKING:
+    from ascertain.graph.graph import Graph
 
 __all__ = ["Lipschitz"]
 
