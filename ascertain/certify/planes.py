@@ -183,8 +183,9 @@ class Planes:
         # 64 units for the functions themselves, n for the sums
         unsure = (64 + 4 * n) * unit
         room = [unsure * ((m.abs() * furthest).sum(-1) + t.abs() + 1) for m, t in (below, above)]
-        below, above = (below[0], below[1] - room[0]), (above[0], above[1] + room[1])
         low, high = low - unsure * low.abs(), high + unsure * high.abs()
+        below = _usable(below[0], below[1] - room[0], low)
+        above = _usable(above[0], above[1] + room[1], high)
         parts = [t.unsqueeze(1) for t in (below[1], above[1], low, high)]
         one = torch.ones((1, 1, 1), dtype=low.dtype, device=low.device)
         mix = {"below": one, "above": one}
@@ -239,7 +240,7 @@ class Planes:
         return flat(chosen, self.shapes[1], self.axis)
 
     def level(self, reach: Sequence[Tensor], after: Tensor) -> Tensor:
-        # no entry of a matrix is above 1, and offsets are what they leave of the value
+        # no entry of a matrix is above Planar.ENTRY, and offsets are what they leave of the value
         x = grouped(reach[0].reshape(1, 1, -1), self.shapes[0], self.axis)[0, 0].sum(-1, keepdim=True)
         own = 2 * (x + grouped(after.reshape(1, 1, -1), self.shapes[1], self.axis)[0, 0] + 1)
         if self.total is not None:  # the shift is an average of coefficients, and meets every entry of the group
@@ -268,6 +269,12 @@ class Planes:
     def to(self, dtype: torch.dtype) -> Planes:
         below, above, known = ((low.to(dtype), high.to(dtype)) for low, high in (self.below, self.above, self.known))
         return replace(self, below=below, above=above, known=known, mix={name: r.to(dtype) for name, r in self.mix.items()})
+
+
+def _usable(matrix: Tensor, offset: Tensor, limit: Tensor) -> Pair:
+    """Planes, or the limit where a row is no number, or has an entry above 1 by more than `Planes.level` leaves room for."""
+    fine = (matrix.abs() <= Planar.ENTRY).all(-1) & torch.isfinite(offset)
+    return torch.where(fine.unsqueeze(-1), matrix, 0.0), torch.where(fine, offset, limit)
 
 
 def grouped(t: Tensor, shape: Shape, axis: int) -> Tensor:

@@ -17,7 +17,7 @@ from ascertain.certify.region import Region
 from ascertain.graph import lower
 from ascertain.graph.graph import Builder
 from ascertain.operators import Reshape, Slice
-from ascertain.operators.base import Operator, Shape, Univariate
+from ascertain.operators.base import Bilinear, Operator, Planar, Shape, Univariate
 from ascertain.operators.trial import reflected
 
 __all__ = ["Findings", "every_operator", "examine"]
@@ -26,8 +26,8 @@ BATCH = 250
 POINTS = 48
 MEASURED = 25
 """Boxes of a batch whose true range is searched for."""
-SCALES = {torch.float64: range(-30, 7), torch.float32: range(-6, 4)}
-"""Powers of ten of the boxes."""
+SCALES = {torch.float64: sorted(range(-30, 7), key=abs), torch.float32: sorted(range(-6, 4), key=abs)}
+"""Powers of ten of the boxes, in the order in which they are tried."""
 Bounds = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Bounds (B, m) of the outputs from boxes (B, n)."""
 
@@ -91,7 +91,7 @@ def examine(
         x = _points(rng, low.double(), high.double())
         values = exact.forward(x.flatten(0, 1))
         y = values[exact.output].reshape(count, POINTS, -1)
-        size = torch.nan_to_num(torch.stack([v.abs().amax(1) for v in values]).amax(0), nan=0.0).reshape(count, POINTS, 1)
+        size = _size(exact, values).reshape(count, POINTS, 1)
         room = 64 * 2.0**-53 * size + 1e-290  # of the values themselves
         outside = torch.maximum(least.unsqueeze(1) - y, y - most.unsqueeze(1))
         share = torch.where(outside > room, outside / size.clamp_min(1e-290), 0.0)
@@ -120,6 +120,7 @@ def _plans(operator: Operator, shapes: tuple[Shape, ...], dtype: torch.dtype, de
     steps = [
         replace(
             s,
+            magnitude=None if s.magnitude is None else s.magnitude.convert(double),
             affine=None if s.affine is None else s.affine.convert(double),
             nonlinear=None if s.nonlinear is None else s.nonlinear.convert(double),
             value=None if s.value is None else double(s.value),
@@ -127,6 +128,24 @@ def _plans(operator: Operator, shapes: tuple[Shape, ...], dtype: torch.dtype, de
         for s in plan.steps
     ]
     return plan, replace(plan, steps=tuple(steps), dtype=torch.float64)
+
+
+def _size(plan: Plan, values: list[Tensor]) -> Tensor:
+    """The largest number that is rounded on the way, for each point."""
+    largest = torch.zeros(len(values[plan.input]), dtype=torch.float64, device=plan.device)
+    for s in plan.steps:
+        if s.index == plan.input or s.value is not None or (s.affine is not None and s.gamma == 0):
+            continue
+        args = [values[i].abs().reshape(-1, *shape) for i, shape in zip(s.inputs, s.shapes, strict=True)]
+        found = values[s.index].abs().amax(1)
+        if s.magnitude is not None:
+            found = s.magnitude.forward(*args).flatten(1).amax(1)
+        elif isinstance(s.nonlinear, Bilinear):
+            found = s.nonlinear.forward(*args).flatten(1).amax(1)
+        elif isinstance(s.nonlinear, Planar):
+            found = found + args[0].flatten(1).amax(1)
+        largest = torch.fmax(largest, found)
+    return torch.nan_to_num(largest)
 
 
 def _own(plan: Plan) -> Bounds:

@@ -292,6 +292,8 @@ class Planar(Operator):
     axis: int
     total: ClassVar[float | None] = None
     """What the m outputs of a group sum up to, where that is known."""
+    ENTRY: ClassVar[float] = 1.01
+    """Largest entry of a plane: no output grows faster than its inputs, and rounding may add a little."""
 
     def grouped(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         """Range of every output (before rounding)."""
@@ -300,8 +302,8 @@ class Planar(Operator):
     def planes(self, lower: Array, upper: Array, at: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """(matrix, offset) below and above, on the box, placed to be tight near ``at`` (a point of the box).
 
-        ``matrix`` (B, G, m, n), ``offset`` (B, G, m): matrix x + offset bounds the outputs, before rounding. No entry of a matrix
-        is above 1 in absolute value. Infinite offsets where nothing is known.
+        ``matrix`` (B, G, m, n), ``offset`` (B, G, m): matrix x + offset bounds the outputs, before rounding. A plane with an entry
+        above ENTRY in absolute value, or that is no number, is not used: nothing is known there.
         """
         raise NotImplementedError
 

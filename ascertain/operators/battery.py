@@ -12,9 +12,9 @@ from math import prod
 import numpy as np
 
 from ascertain.errors import DataError, ShapeError
-from ascertain.operators.base import Affine, Array, Composite, Operator, Shape, Univariate
+from ascertain.operators.base import Affine, Array, Bilinear, Composite, Operator, Planar, Shape, Univariate
 from ascertain.operators.boxes import check_box
-from ascertain.operators.facts import affine_facts, composite_facts, order_facts, univariate_facts
+from ascertain.operators.facts import affine_facts, bilinear_facts, composite_facts, order_facts, planar_facts, univariate_facts
 from ascertain.operators.trial import BatteryFailure, Trial
 
 __all__ = ["BatteryFailure", "Report", "check_operator"]
@@ -70,6 +70,10 @@ def check_operator(
         if boxes is not None:
             check_box(*boxes, name="boxes")
         univariate_facts(trial, double, shapes[0], boxes)
+    if isinstance(double, Bilinear) and isinstance(single, Bilinear):
+        bilinear_facts(trial, single, double, shapes)
+    if isinstance(double, Planar):
+        planar_facts(trial, double)
     if isinstance(double, Composite):
         composite_facts(trial, double, shapes, inputs)
     return Report(operator.name, dict(trial.counts), dict(trial.worst))

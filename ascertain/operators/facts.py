@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from math import prod
 
 import numpy as np
 
-from ascertain.operators.base import Affine, Array, Composite, Operator, Ref, Shape, Univariate
+from ascertain.operators.base import Affine, Array, Bilinear, Composite, Operator, Planar, Ref, Shape, Univariate
 from ascertain.operators.trial import Trial, reflected
 
-__all__ = ["affine_facts", "composite_facts", "order_facts", "univariate_facts"]
+__all__ = ["affine_facts", "bilinear_facts", "composite_facts", "order_facts", "planar_facts", "univariate_facts"]
 
 _SINGLE, _DOUBLE = 2.0**-24, 2.0**-53
 _TINY = 1e-290
@@ -278,6 +279,73 @@ def _curvature(trial: Trial, operator: Univariate, lower: Array, upper: Array, x
     trial.within("curved", np.where(flat, error, 0.0), room, "it bends where it is said to be affine")
     if operator.rectifier:
         trial.within("rectifier", abs(f - np.maximum(x, 0)), 0.0)
+
+
+# Bilinear
+
+
+def bilinear_facts(trial: Trial, single: Bilinear, double: Bilinear, shapes: tuple[Shape, ...]) -> None:
+    """The letters describe a sum of products, which is what comes out, as exactly as a sum of that length can be."""
+    x, y, out = double.terms
+    once = all(len(set(t)) == len(t) for t in (x, y, out))
+    trial.holds("letters", once and set(out) == (set(x) | set(y)) - (set(x) & set(y) - set(out)), f"{double.subscripts} is no sum")
+    sizes = dict(zip(x + y, (*shapes[0], *shapes[1]), strict=True))
+    terms = prod(n for letter, n in sizes.items() if letter not in out)
+    exactly = np.vectorize(Fraction, otypes=[object])
+    for a, b in _hard_inputs(trial, shapes):
+        got, size = double.forward(a, b), double.forward(abs(a), abs(b))
+        true = np.asarray(np.einsum(f"{x},{y}->{out}", exactly(a[0]), exactly(b[0])), dtype=object).reshape(-1)
+        error = [float(abs(t - Fraction(float(g)))) for t, g in zip(true, got.reshape(-1), strict=True)]
+        trial.within("rounding", np.array(error), gamma(terms, _DOUBLE) * size.reshape(-1), "float64 against rationals")
+        rough = single.forward(a.astype(np.float32), b.astype(np.float32))
+        trial.within("rounding", abs(rough - got), gamma(terms, _SINGLE) * size * (1 + 1e-6), "float32 against float64")
+
+
+# Planar
+
+
+@np.errstate(all="ignore")
+def planar_facts(trial: Trial, operator: Planar) -> None:
+    """Ranges and planes contain the function on groups of all sizes and scales, and touch it on points."""
+    grouped = replace(operator, axis=1)
+    for n in (1, 2, 5):
+        for exponent in range(-30, 31, 3):
+            centre = trial.random.normal(size=(6, 2, n)) * 10.0**exponent
+            if trial.random.random() < 0.3:  # where the logarithm of their number cancels entries
+                centre = centre * 1e-3 - np.log(n)
+            width = abs(trial.random.normal(size=(6, 1, 1))) * 10.0 ** trial.random.integers(-40, exponent + 3)
+            for lower, upper in ((centre, centre + width * trial.random.uniform(size=centre.shape)), (centre, centre)):
+                _group(trial, grouped, lower, upper)
+        one, nan = np.ones((1, 2, n + 1)), np.full((1, 2, n + 1), np.nan)
+        for lower, upper in ((nan, one), (-one, nan), (nan, nan)):
+            low, high = grouped.grouped(lower, upper)
+            finite = np.isfinite(low).any() and np.isfinite(high).any()
+            trial.holds("nan", not finite, "a box with NaN ends has finite bounds on both sides")
+
+
+def _group(trial: Trial, operator: Planar, lower: np.ndarray, upper: np.ndarray) -> None:
+    n, extended = lower.shape[-1], np.longdouble
+    share = trial.random.uniform(size=(16, *lower.shape))
+    share[:8] = np.round(share[:8])
+    points = np.clip(lower * (1 - share) + upper * share, lower, upper).astype(extended)
+    y = operator.forward(points.reshape(-1, *lower.shape[1:])).reshape(16, *lower.shape[:2], -1)
+    if operator.total is not None:
+        trial.within("total", abs(y.sum(-1) - operator.total), 1e-15 * n)
+    unsure = (64 + 4 * n) * _DOUBLE  # what `grouped` and `planes` may err by
+    low, high = operator.grouped(lower, upper)
+    trial.within("range", low - y, unsure * abs(low) + _TINY, "a value lies below the range")
+    trial.within("range", y - high, unsure * abs(high) + _TINY, "a value lies above the range")
+    furthest = np.maximum(abs(lower), abs(upper))[..., None, :]
+    sides = operator.planes(lower, upper, lower + (upper - lower) / 2)
+    for (matrix, offset), sign in zip(sides, (1, -1), strict=True):
+        fine = (abs(matrix) <= Planar.ENTRY).all(-1) & np.isfinite(offset)
+        trial.holds("planes", bool(fine[furthest[..., 0, :].max(-1) < 1e3].all()), "an entry of an ordinary matrix is above 1")
+        rows, rest = np.where(fine[..., None], matrix, 0.0), np.where(fine, offset, low if sign > 0 else high)
+        plane = np.einsum("kbgn,bgmn->kbgm", points, rows.astype(extended)) + rest
+        room = unsure * ((np.abs(rows) * furthest).sum(-1) + np.abs(rest) + 1)
+        trial.within("planes", sign * (plane - y), room, "a value lies outside of a plane")
+        if (lower == upper).all():
+            trial.within("planes", abs(plane - y), 4 * room, "a plane misses the value at a point")
 
 
 # Composite
