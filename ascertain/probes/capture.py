@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from ascertain.errors import AscertainError, ModelError, ShapeError
 from ascertain.graph import Graph
 from ascertain.graph.torch_model import evaluating, number_type
 
-__all__ = ["Tap", "answers", "channel_axis", "forward", "tap", "unknown", "untouched"]
+__all__ = ["Tap", "answers", "channel_axis", "forward", "one_device", "tap", "unknown", "untouched"]
 
 CHANNELS_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 CHANNELS_FIRST = (
@@ -47,9 +48,18 @@ class Tap(Protocol):
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; mode, buffers, random state and global switches are given back."""
-    numpy_state = np.random.get_state()
-    kept = [(buffer, buffer.detach().clone()) for buffer in module.buffers() if not buffer.is_meta]
+    """Evaluation mode without gradients; mode, buffers, random states and global switches are given back.
+
+    Raises ModelError for a module on several devices.
+    """
+    one_device(module)
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    kept = [
+        (part, name, buffer, buffer.detach().clone())
+        for part in module.modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    ]
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder layer calls none of its parts
     try:
@@ -58,8 +68,10 @@ def untouched(module: nn.Module) -> Iterator[None]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
         np.random.set_state(numpy_state)
+        random.setstate(python_state)
         with torch.no_grad():
-            for buffer, value in kept:
+            for part, name, buffer, value in kept:
+                part._buffers[name] = buffer  # a forward pass may put another tensor in its place
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
 
@@ -68,7 +80,7 @@ def untouched(module: nn.Module) -> Iterator[None]:
 def tap(net: nn.Module | Graph, layers: Sequence[str] | None, first: Any) -> Iterator[Tap]:
     """A network ready to be read; ``first`` is a batch on which its layers are found.
 
-    ``layers`` None takes every module without parts, or every node of a graph.
+    ``layers`` None takes every module without parts whose output has an axis of samples, or every node of a graph.
     Raises ModelError for unknown names, ShapeError where samples have no axis of their own.
     """
     if isinstance(layers, str) or (layers is not None and not all(isinstance(name, str) for name in layers)):
@@ -81,7 +93,6 @@ def tap(net: nn.Module | Graph, layers: Sequence[str] | None, first: Any) -> Ite
     if not isinstance(net, nn.Module):
         raise ModelError(f"layers of {type(net).__name__} cannot be read; give a torch module or a loaded graph.")
     net = getattr(net, "_orig_mod", net)  # a compiled module skips hooks that come after compilation
-    _one_device(net)
     with untouched(net), ExitStack() as hooks:
         yield _ModuleTap(net, layers, first, hooks)
 
@@ -126,7 +137,8 @@ def channel_axis(part: nn.Module, dimensions: int) -> int:
     return dimensions - 1 if isinstance(part, CHANNELS_LAST) or dimensions == 3 else 1
 
 
-def _one_device(net: nn.Module) -> None:
+def one_device(net: nn.Module) -> None:
+    """ModelError naming a tensor on each device where parameters and buffers are on several, or on none that holds numbers."""
     where: dict[str, str] = {}
     for name, tensor in (*net.named_parameters(), *net.named_buffers()):
         where.setdefault(str(tensor.device), name)
@@ -206,22 +218,27 @@ class _ModuleTap:
     def _find(self, first: Any) -> tuple[str, ...]:
         """Names and sample axes, found with batches of two and of three copies of one sample."""
         two, three = ({name: tuple(value.shape) for name, value in self._run(_copies(first, count)).items()} for count in (2, 3))
-        names = tuple(n for n in two if ":" not in n) if self.layers is None else tuple(self.layers)
-        for name in names:
+        names = []
+        for name in [n for n in two if ":" not in n] if self.layers is None else self.layers:
             if name not in two and name in self.parts:
                 raise ModelError(f"layer {name!r} is not called in a forward pass, or returns no tensor; choose another.")
             if name not in two:
                 raise unknown(name, tuple(two), f"a forward pass of {type(self.net).__name__}")
             pairs = list(zip(two[name], three[name], strict=True)) if len(two[name]) == len(three[name]) else []
             axis = next((i for i, pair in enumerate(pairs) if pair == (2, 3)), None)
+            if axis is None and self.layers is None:  # of tables of positions or weights, say
+                continue
             if axis is None:
                 raise ShapeError(
                     f"layer {name!r} answers shape {two[name]} to 2 samples and {three[name]} to 3: samples have no axis of their "
                     "own; choose a layer before they are merged."
                 )
+            names.append(name)
             self.axes[name] = axis
             self.bytes += 4.0 * int(np.prod(two[name]))
-        return names
+        if not names:
+            raise ModelError(f"no layer of {type(self.net).__name__} answers tensors with an axis of samples; name layers.")
+        return tuple(names)
 
     def _run(self, batch: Any) -> dict[str, torch.Tensor]:
         self.taken.clear()
@@ -240,8 +257,13 @@ class _ModuleTap:
 
 
 def _leaves(net: nn.Module) -> list[str]:
-    parts = net.named_modules()
-    return [name for name, part in parts if name and (isinstance(part, nn.MultiheadAttention) or not list(part.children()))]
+    """Modules that compute something of their own; what computes a parametrised weight is no layer."""
+    found = []
+    for name, part in net.named_modules():
+        whole = isinstance(part, nn.MultiheadAttention) or {child for child, _ in part.named_children()} <= {"parametrizations"}
+        if name and whole and ".parametrizations." not in f".{name}":
+            found.append(name)
+    return found
 
 
 def _part(name: str) -> str:

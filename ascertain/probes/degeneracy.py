@@ -10,7 +10,7 @@ import torch
 
 from ascertain.errors import DataError, InputError, ResourceError, ShapeError, UnsupportedError
 from ascertain.evidence import Evidence
-from ascertain.probes.differentiable import Values, call, called, differentiable, double, finite, parameters64
+from ascertain.probes.differentiable import Values, call, called, differentiable, double, finite, finite_output, parameters64
 
 __all__ = ["Coupling", "Degeneracy", "LayerDegeneracy", "causes", "degeneracy"]
 
@@ -272,7 +272,7 @@ def _jacobian(module: torch.nn.Module, values: Values, names: list[str], batch: 
 def _confirm(module: torch.nn.Module, values: Values, names: list[str], batch: torch.Tensor, rows: torch.Tensor) -> None:
     """One plain backward pass against the batched ones, which have been wrong in torch for some layers."""
     leaves = {name: values[name].clone().requires_grad_() for name in names}
-    result = finite(call(module, {**values, **leaves}, batch), "the output").reshape(len(batch), -1)
+    result = finite_output(module, {**values, **leaves}, batch).reshape(len(batch), -1)
     what = type(module).__name__
     if result.shape != rows.shape[:2]:
         raise ShapeError(

@@ -8,11 +8,23 @@ from typing import Any
 
 import torch
 
-from ascertain.errors import DataError, ModelError, ShapeError
+from ascertain.errors import DataError, ShapeError
 from ascertain.graph.torch_model import outputs
-from ascertain.probes.capture import unknown, untouched
+from ascertain.probes.capture import one_device, unknown, untouched
 
-__all__ = ["Values", "call", "called", "differentiable", "double", "finite", "parameters64", "read", "replaced", "submodule"]
+__all__ = [
+    "Values",
+    "call",
+    "called",
+    "differentiable",
+    "double",
+    "finite",
+    "finite_output",
+    "parameters64",
+    "read",
+    "replaced",
+    "submodule",
+]
 
 Values = dict[str, torch.Tensor]
 
@@ -27,10 +39,6 @@ def differentiable(module: torch.nn.Module) -> Iterator[None]:
 def parameters64(module: torch.nn.Module) -> Values:
     """Parameters and buffers as detached tensors, floats of them in float64, on the one device they are on."""
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    devices = {tensor.device for tensor in named.values()}
-    if len(devices) > 1 or torch.device("meta") in devices:
-        listed = ", ".join(sorted(map(str, devices)))
-        raise ModelError(f"{type(module).__name__} lies on {listed}; move it to one device that holds numbers.")
     return {name: tensor.detach().double() if tensor.is_floating_point() else tensor.detach() for name, tensor in named.items()}
 
 
@@ -40,6 +48,7 @@ def double(data: Any, module: torch.nn.Module | None = None) -> torch.Tensor:
     if not tensor.ndim:
         raise ShapeError("the inputs are a single number; give an array whose first axis counts the samples.")
     if module is not None:
+        one_device(module)
         tensor = tensor.to(next((p.device for p in (*module.parameters(), *module.buffers())), tensor.device))
     return finite(tensor.double(), "the data") if tensor.is_floating_point() else tensor
 
@@ -55,6 +64,26 @@ def call(module: torch.nn.Module, values: Values, x: torch.Tensor) -> torch.Tens
     """The module's (first) output for given parameters and buffers."""
     result: torch.Tensor = outputs(torch.func.functional_call(module, values, (x,)), None)
     return result
+
+
+def finite_output(module: torch.nn.Module, values: Values, x: torch.Tensor) -> torch.Tensor:
+    """As `call`; raises DataError naming the first layer that answers NaN or infinite numbers, where the output holds some."""
+    result = call(module, values, x)
+    if bool(result.detach().isfinite().all()):
+        return result
+    names, bad = [name for name, _ in module.named_modules() if name], []
+
+    def hook(i: int) -> Any:
+        def note(_module: object, _inputs: object, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and not bool(output.detach().isfinite().all()):
+                bad.append(names[i])
+
+        return note
+
+    with _hooked([submodule(module, name) for name in names], hook):
+        call(module, values, x)
+    where = f"layer {bad[0]!r} is the first of {type(module).__name__}" if bad else f"{type(module).__name__} is the one"
+    raise DataError(f"{where} to answer NaN or infinite numbers; look at its weights and at the inputs.")
 
 
 def submodule(module: torch.nn.Module, name: str) -> torch.nn.Module:

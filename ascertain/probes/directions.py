@@ -101,9 +101,11 @@ def _accuracy(
     if layer not in parts:
         raise unknown(layer, tuple(parts), type(net).__name__)
 
-    def project(module: nn.Module, inputs: Any, result: torch.Tensor) -> torch.Tensor | None:
+    def project(module: nn.Module, inputs: Any, result: Any) -> torch.Tensor | None:
         if kept is None:
             return None
+        if not isinstance(result, torch.Tensor):
+            raise ShapeError(f"layer {layer!r} returns {type(result).__name__}, not one tensor; choose a layer that does.")
         matrix, mean = (torch.as_tensor(a).to(result) for a in kept)
         axis = channel_axis(module, result.ndim)
         return (((result.movedim(axis, -1) - mean) @ matrix) + mean).movedim(-1, axis)
@@ -147,7 +149,7 @@ def class_directions(layers: Activations, scores: Any, *, threshold: float = 0.9
     norms = np.linalg.norm(y, axis=0)
     if (norms == 0).any():
         raise DataError(f"class {names[int(np.argmin(norms))]!r} has the same score on all samples; leave it out.")
-    found = [_toward(SVCCA(threshold).prepare(checked(layers[name], f"layer {name!r}")), y / norms) for name in layers]
+    found = [_toward(SVCCA(threshold).prepare(checked(layers[name], f"the rows of layer {name!r}")), y / norms) for name in layers]
     null = np.array([np.sqrt(min(1.0, kept / (layers.samples - 1))) for _, _, kept in found])
     correlation, directions = np.array([r for r, _, _ in found]), tuple(d for _, d, _ in found)
     return ClassDirections(tuple(layers), names, correlation, null, directions, len(target))

@@ -14,7 +14,8 @@ from scipy import stats
 from ascertain.errors import DataError, InputError, UnsupportedError
 from ascertain.evidence import Evidence
 from ascertain.graph.torch_model import number_type
-from ascertain.probes.differentiable import Values, call, differentiable, finite, submodule
+from ascertain.probes.capture import one_device
+from ascertain.probes.differentiable import Values, call, differentiable, finite, finite_output, submodule
 from ascertain.probes.mixing import effective_samples, split_r_hat
 
 __all__ = ["LearningCoefficient", "Sampler", "learning_coefficient"]
@@ -81,11 +82,12 @@ def learning_coefficient(
 ) -> LearningCoefficient:
     """The local learning coefficient of any torch module at its present weights.
 
-    ``loss(outputs, targets)`` (``loss(outputs)`` without targets) is the mean over the samples it gets. ``layers`` restricts the
-    weights that move. The module runs in evaluation mode and is left as it was; the numbers depend on ``seed`` alone. Raises
-    DataError where the loss or a chain is not finite.
+    ``loss(outputs, targets)`` (``loss(outputs)`` without targets) is the mean over the samples it gets; ``outputs`` is the first
+    tensor of what the module returns. ``layers`` restricts the weights that move. The module runs in evaluation mode and is left
+    as it was; the numbers depend on ``seed`` alone. Raises DataError where the loss or a chain is not finite.
     """
     sampler = sampler or Sampler()
+    one_device(module)
     dtype, device = number_type(module)
     x = torch.as_tensor(inputs, device=device)
     x = finite(x.to(dtype), "the data") if x.is_floating_point() else x
@@ -140,6 +142,7 @@ class _Energy:
         every = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         self.values: Values = {name: value.detach() for name, value in every.items()}
         self.start = torch.cat([self.values[name].reshape(-1) for name in names])
+        finite_output(module, self.values, x)
         self.start_loss = float(finite(self._single(self.start, x, y), "the loss").detach())
         self.batched = self._batching(sampler)
 

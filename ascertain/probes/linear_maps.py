@@ -12,7 +12,7 @@ import torch
 
 from ascertain.errors import InputError, ShapeError
 from ascertain.evidence import Evidence
-from ascertain.probes.differentiable import call, differentiable, double, finite, parameters64, read, submodule
+from ascertain.probes.differentiable import call, differentiable, double, finite, finite_output, parameters64, read, submodule
 
 __all__ = ["LinearMap", "linear_map"]
 
@@ -82,10 +82,10 @@ def linear_map(module: torch.nn.Module, point: Any, *, layer: str = "output", se
 
     def run(inputs: torch.Tensor) -> torch.Tensor:
         with read(module, [] if whole else [layer]) as found:
-            result = call(module, values, inputs)
+            result = finite_output(module, values, inputs) if whole else call(module, values, inputs)
         if not whole and layer not in found:
             raise InputError(f"layer {layer!r} is not called by the forward pass; choose one that it calls.")
-        return finite(result if whole else found[layer], "the output")
+        return result if whole else finite(found[layer], f"layer {layer!r}")
 
     with differentiable(module):
         leaf = x.clone().requires_grad_()

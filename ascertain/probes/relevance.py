@@ -160,6 +160,11 @@ def relevance(
     with torch.no_grad():
         graph = net.like(shaped)
         values = graph.values(shaped)
+        if not bool(values[graph.output].isfinite().all()):
+            culprit = next(node.name for node, value in zip(graph.nodes, values, strict=True) if not bool(value.isfinite().all()))
+            raise DataError(
+                f"node {culprit!r} is the first to answer NaN or infinite numbers; look at its weights and at the inputs."
+            )
         start = _start(values[graph.output], target)
         found, biases = _backward(graph, values, start, rule or Epsilon(), first, chosen)
         total = start.flatten(1).sum(1)

@@ -152,8 +152,8 @@ def similarity_map(
             f"layers differ in their rows per sample ({listed}); capture with maps='resized' or 'flattened', or fewer layers."
         )
     (each,) = places
-    mine = [checked(first[name], f"layer {name!r}") for name in first]
-    theirs = mine if other is first else [checked(other[name], f"layer {name!r}") for name in other]
+    mine = [checked(first[name], f"the rows of layer {name!r}") for name in first]
+    theirs = mine if other is first else [checked(other[name], f"the rows of layer {name!r}") for name in other]
     states, values = _table(measure, mine, theirs)
     low, high = _spread(measure, values, mine, theirs, first.samples, groups)
     null = _chance(measure, *states, first.samples, each, shuffles, np.random.default_rng(seed))
@@ -163,13 +163,15 @@ def similarity_map(
 
 def _from_moments(moments: Moments, measure: Measure) -> SimilarityMap:
     if not measure.second_moments:
-        raise DataError(f"{measure.name} needs the samples, not only their moments; capture with keep='arrays'.")
-    states = [measure.prepare(checked(rows, f"layer {name!r}")) for name, rows in moments.factors().items()]
+        words = "capture with keep='arrays', or ask for CKA(debiased=False), CCA, SVCCA, PWCCA or Procrustes"
+        raise DataError(f"{measure.name} needs the samples, not only their moments; {words}.")
+    states = [measure.prepare(checked(rows, f"the rows of layer {name!r}")) for name, rows in moments.factors().items()]
     values = measure.table(states, states)
     found = [[measure.chance(a, b, moments.count) for b in states] for a in states]
     null = np.array([[np.nan if v is None else v for v in row] for row in found])
     low, high = (np.full_like(values, limit) for limit in measure.limits)
-    notes = ("moments bear no intervals: capture with keep='arrays' for them",)
+    note = "moments bear no intervals" + (", and no level of chance" if np.isnan(null).any() else "")
+    notes = (f"{note}: capture with keep='arrays' for them",)
     return SimilarityMap(measure.name, moments.names, moments.names, values, low, high, null, moments.samples, notes)
 
 
@@ -179,9 +181,13 @@ def time_map(
     measure: Measure | None = None,
     *,
     groups: int = 10,
+    shuffles: int = 5,
 ) -> SimilarityMap:
-    """Every layer at every step of training beside the same layer of ``final``; a generator may capture the steps one by one."""
-    (table,) = _time_maps(steps, final, (measure or CKA(),), groups)
+    """Every layer at every step of training beside the same layer of ``final``; a generator may capture the steps one by one.
+
+    ``groups`` and ``shuffles`` are as in `similarity_map`.
+    """
+    (table,) = _time_maps(steps, final, (measure or CKA(),), groups, shuffles)
     return table
 
 
@@ -190,9 +196,10 @@ def _time_maps(
     final: Activations,
     measures: tuple[Measure, ...],
     groups: int,
+    shuffles: int,
 ) -> list[SimilarityMap]:
     """One map for each measure; every step is looked at once and may then be forgotten."""
-    last = {name: checked(final[name], f"layer {name!r}") for name in final}
+    last = {name: checked(final[name], f"the rows of layer {name!r}") for name in final}
     ends = [{name: measure.prepare(rows) for name, rows in last.items()} for measure in measures]
     names: list[str] = []
     tables: list[list[list[tuple[float, ...]]]] = [[] for _ in measures]
@@ -200,7 +207,7 @@ def _time_maps(
         capture = capture.matching(final)
         names.append(str(step))
         for measure, end, table in zip(measures, ends, tables, strict=True):
-            table.append([_beside(measure, capture, final, name, end[name], groups) for name in final])
+            table.append([_beside(measure, capture, final, name, end[name], groups, shuffles) for name in final])
     if not names:
         raise DataError("there are no steps of training; give at least one capture.")
     maps = []
@@ -210,15 +217,17 @@ def _time_maps(
     return maps
 
 
-def _beside(measure: Measure, capture: Activations, final: Activations, name: str, end: Any, groups: int) -> tuple[float, ...]:
-    rows, last = checked(capture[name], f"layer {name!r}"), checked(final[name])
+def _beside(
+    measure: Measure, capture: Activations, final: Activations, name: str, end: Any, groups: int, shuffles: int
+) -> tuple[float, ...]:
+    rows, last = checked(capture[name], f"the rows of layer {name!r}"), checked(final[name])
     state = measure.prepare(rows)
     value = measure.compare(state, end)
     low, high = measure.limits
     if groups >= 2 and not measure.caveat(state, end, len(rows)):
         low, high = _jackknife(measure, value, [rows, last], final.samples, groups)
-    chance = measure.chance(state, end, len(rows)) if final.places[name] == 1 else None
-    return value, low, high, np.nan if chance is None else chance
+    null = _chance(measure, [state], [end], final.samples, final.places[name], shuffles, np.random.default_rng(0))
+    return value, low, high, float(null[0, 0])
 
 
 def convergence(
@@ -233,7 +242,7 @@ def convergence(
 
     A layer has converged at the first step from which its similarity to the final network never falls below the level again.
     """
-    maps = _time_maps(steps, final, (SVCCA(), CKA()), groups)
+    maps = _time_maps(steps, final, (SVCCA(), CKA()), groups, shuffles=5)
     found = [_first(table, level) for table, level in zip(maps, (svcca_level, cka_level), strict=True)]
     orders = [_order(at) for at in found]
     names = maps[0].rows

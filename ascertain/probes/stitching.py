@@ -98,7 +98,12 @@ class _Reader:
 
     @contextmanager
     def hooked(self, hook: Callable[[Any], Any]) -> Iterator[None]:
-        handle = self.part.register_forward_hook(lambda module, inputs, result: hook(result))
+        def one(module: nn.Module, inputs: Any, result: Any) -> Any:
+            if not isinstance(result, torch.Tensor):
+                raise ShapeError(f"layer {self.layer!r} returns {type(result).__name__}, not one tensor; choose a layer that does.")
+            return hook(result)
+
+        handle = self.part.register_forward_hook(one)
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ascertain.errors import DataError, ModelError, ShapeError
 from ascertain.evidence import Evidence
+from ascertain.graph.torch_model import outputs
 from ascertain.probes.activations import Activations
 from ascertain.probes.capture import forward, unknown, untouched
 from ascertain.probes.measure import checked
@@ -132,7 +133,7 @@ def _run(
     with ExitStack() as hooks:
         for i, part in enumerate(parts):
             hooks.callback(part.register_forward_hook(hook(i)).remove)
-        found = forward(net, batch)
+        found = outputs(forward(net, batch), None)
     missing = [name for i, name in enumerate(names) if i not in streams]
     if missing or not isinstance(found, torch.Tensor) or list(streams) != sorted(streams):
         called = [names[i] for i in streams]

@@ -11,7 +11,7 @@ from torch import nn
 from ascertain.errors import DataError, ModelError
 from ascertain.evidence import Evidence
 from ascertain.graph import Graph
-from ascertain.probes.capture import unknown
+from ascertain.probes.capture import unknown, untouched
 
 __all__ = ["WeightSpectrum", "weight_spectra"]
 
@@ -64,9 +64,9 @@ def weight_spectra(
 ) -> tuple[WeightSpectrum, ...]:
     """Spectra of all weights with at least two axes, or of the named tensors (a layer's name takes all of its own).
 
-    A kernel (out, in / groups, ...) is read as a matrix (out, in k) in each group. With ``sizes`` (map height and width by name)
-    the singular values are those of the convolution itself with circular padding and stride 1, from its Fourier transform
-    (Sedghi et al., 2019). Raises ModelError for unknown layers and DataError for NaN.
+    A parametrised weight is read as it is computed, a kernel (out, in / groups, ...) as a matrix (out, in k) in each group. With
+    ``sizes`` (map height and width by name) the singular values are those of the convolution itself with circular padding and
+    stride 1, from its Fourier transform (Sedghi et al., 2019). Raises ModelError for unknown layers and DataError for NaN.
     """
     found = list(_tensors(net))
     names = [name for name, _, _ in found]
@@ -93,12 +93,17 @@ def _tensors(net: nn.Module | Graph) -> Iterator[tuple[str, np.ndarray, int]]:
         return
     if not isinstance(net, nn.Module):
         raise ModelError(f"weights of {type(net).__name__} cannot be read; give a torch module or a loaded graph.")
-    for path, part in net.named_modules():
-        for field, parameter in part.named_parameters(recurse=False):
-            if parameter.ndim < 2 or not parameter.is_floating_point():
+    with untouched(net):  # computing a parametrised weight may change statistics
+        for path, part in net.named_modules():
+            if "parametrizations" in path.split("."):
                 continue
-            weight, groups = parameter.detach().double().cpu().numpy(), int(getattr(part, "groups", 1))
-            yield f"{path}.{field}" if path else field, weight, groups
+            computed = getattr(part, "parametrizations", {})
+            fields = {**dict(part.named_parameters(recurse=False)), **{field: getattr(part, field) for field in computed}}
+            for field, parameter in fields.items():
+                if parameter.ndim < 2 or not parameter.is_floating_point():
+                    continue
+                weight, groups = parameter.detach().double().cpu().numpy(), int(getattr(part, "groups", 1))
+                yield f"{path}.{field}" if path else field, weight, groups
 
 
 def _spectrum(name: str, weight: np.ndarray, groups: int, size: tuple[int, ...] | None) -> WeightSpectrum:

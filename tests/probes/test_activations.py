@@ -330,6 +330,30 @@ def test_layers_that_cannot_be_read_are_named():
         activations(torch.jit.trace(nn.Linear(3, 4), x), None, x)
 
 
+class Tables(nn.Module):
+    """Parametrised weights, and tables that know nothing of samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.utils.parametrizations.weight_norm(nn.Linear(3, 5))
+        self.positions, self.last = nn.Embedding(4, 5), nn.utils.parametrizations.spectral_norm(nn.Linear(5, 2))
+
+    def forward(self, x):
+        return {"scores": self.last(self.first(x) + self.positions(torch.arange(4)))}
+
+
+def test_all_layers_leave_out_what_has_no_samples():
+    torch.manual_seed(0)
+    net, x = Tables().train(), torch.randn(20, 4, 3)
+    before = everything(net)
+    assert list(activations(net, None, x)) == ["first", "last"]
+    assert same(before, everything(net))
+    with pytest.raises(ShapeError, match="'positions' answers shape"):
+        activations(net, ["positions"], x)
+    with pytest.raises(ModelError, match="no layer of Sequential"):
+        activations(nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (2, -1)), nn.Flatten(0)), ["0"][:0] or None, torch.randn(20, 6))
+
+
 def test_a_module_that_is_to_be_compiled():
     net, x = convolutional(), images()
     np.testing.assert_array_equal(activations(torch.compile(net), ["0"], x)["0"], activations(net, ["0"], x)["0"])

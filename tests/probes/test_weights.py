@@ -87,3 +87,21 @@ def test_special_weights_and_bad_input():
     for size in ((2, 2), (8,)):
         with pytest.raises(DataError, match="weight"):
             weight_spectra(layer, sizes={"weight": size})
+
+
+def test_parametrised_weights_are_read_as_they_are_computed():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)), nn.utils.parametrizations.spectral_norm(nn.Linear(4, 5))
+    )
+    net.train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    first, second = weight_spectra(net)
+    assert (first.name, second.name) == ("0.weight", "1.weight")
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    net.eval()
+    for found, part in ((first, net[0]), (second, net[1])):
+        dense = part.weight.detach().double().flatten(1).numpy()
+        np.testing.assert_allclose(found.singular_values, np.linalg.svd(dense, compute_uv=False), rtol=1e-12)
+    with pytest.raises(ModelError, match="not on one device"):
+        weight_spectra(nn.Linear(3, 2, device="meta"))
