@@ -114,6 +114,12 @@ class Degeneracy:
         }
         return {**found, "unexplained": self.free - sum(found.values())}
 
+    def __str__(self) -> str:
+        listed = ", ".join(f"{kind} {count}" for kind, count in self.kinds.items() if count) or "none"
+        return (
+            f"{self.free} free directions of {self.parameters} parameters, evidence {self.evidence}: {listed}; gap {self.gap:.1e}"
+        )
+
 
 class _Triangle:
     """The triangular factor of rows that arrive in blocks: any set of its columns has the singular values of theirs."""

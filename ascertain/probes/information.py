@@ -43,6 +43,13 @@ class Information:
     meaning: str
     evidence: Evidence
 
+    def __str__(self) -> str:
+        chance = "" if np.isnan(self.null) else f", {self.null:.4g} for shuffled pairs"
+        return (
+            f"{self.value:.4g} bits in [{self.lower:.4g}, {self.upper:.4g}]{chance}, evidence {self.evidence} from {self.samples} "
+            f"samples\n  meaning: {self.meaning}"
+        )
+
 
 @dataclass(frozen=True)
 class InformationPlane:
@@ -103,6 +110,14 @@ class Neighbours:
     k: int = 3
 
     def of_inputs(self, t: Array) -> Information:
+        distinct = np.unique(t, axis=0, return_inverse=True)[1].reshape(-1)
+        if len(np.unique(distinct)) < len(t):
+            least = _entropy(distinct)
+            meaning = (
+                "activations repeat, so they are discrete at least in part: the value is the entropy of those seen here, the truth "
+                "is finite where the network is a step function and infinite where any part of it varies"
+            )
+            return Information(least, 0.0, inf, float("nan"), len(t), meaning, Evidence.ESTIMATED)
         meaning = (
             "infinite: a deterministic function of continuous inputs carries unbounded information about them, and an estimate "
             "would only report the number of samples; bin it, add noise, or compare with labels"

@@ -69,6 +69,15 @@ class LearningCoefficient:
     cautions: tuple[str, ...]
     evidence: Evidence = Evidence.ESTIMATED
 
+    def __str__(self) -> str:
+        chains, draws = self.trace.shape
+        text = (
+            f"local learning coefficient {self.value:.4g}, 95 % interval [{self.lower:.4g}, {self.upper:.4g}], evidence "
+            f"{self.evidence} from {chains} chains of {draws} draws ({self.effective_samples:.0f} independent, R-hat {self.r_hat:.3f}), "
+            f"{self.parameters} parameters"
+        )
+        return "\n".join([text, *(f"  caution: {caution}" for caution in self.cautions)])
+
 
 def learning_coefficient(
     module: torch.nn.Module,

@@ -45,6 +45,13 @@ class Stitching:
         """Accuracy lost against the worse of the two parents; negative where stitching gains."""
         return min(self.front, self.back) - self.accuracy
 
+    def __str__(self) -> str:
+        return (
+            f"stitched accuracy {self.accuracy:.4f}, 95 % interval [{self.low:.4f}, {self.high:.4f}] (least squares "
+            f"{self.least_squares:.4f}, shuffled {self.shuffled:.4f}), parents {self.front:.4f} and {self.back:.4f}, evidence "
+            f"{self.evidence} from {self.samples} samples"
+        )
+
 
 def stitch(
     front: tuple[nn.Module, str],

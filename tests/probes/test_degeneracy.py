@@ -46,6 +46,7 @@ def test_generic_network_has_one_rescaling_for_each_rectifier():
     found = degeneracy(net(5, 6, 2), data())
     assert found.free == 6 and found.kinds == dict.fromkeys(found.kinds, 0) | {"rescaling": 6}
     assert found.evidence is Evidence.BOUNDED and found.gap > 1e6
+    assert str(found).startswith("6 free directions of 42 parameters, evidence BOUNDED: rescaling 6; gap")
 
 
 def test_dependent_inputs_free_a_column_for_each_unit():

@@ -104,6 +104,17 @@ def test_plane_of_layers_and_what_can_be_said():
         assert found.layers == ("first", "last") and found.labels[1].value > found.labels[0].value
         assert found.labels[1].value == pytest.approx(1.0, abs=0.12)
     assert found.inputs[0].value == np.inf and "infinite" in found.inputs[0].meaning
+    assert str(found.labels[0]).startswith(f"{found.labels[0].value:.4g} bits in [") and "evidence ESTIMATED" in str(
+        found.labels[0]
+    )
+
+
+def test_information_of_layers_that_repeat_is_not_said_to_be_infinite():
+    """Of steps (spikes, signs, dead units) it is finite: a function with few values cannot carry more than their entropy."""
+    for steps, bits in ((np.arange(64) % 4, 2.0), (np.zeros(64), 0.0)):
+        found = mutual_information(steps[:, None], method=Neighbours())
+        assert found.value == pytest.approx(bits) and (found.lower, found.upper) == (0.0, np.inf)
+        assert found.evidence is Evidence.ESTIMATED and "discrete" in found.meaning
 
 
 def test_bad_input():

@@ -120,6 +120,7 @@ def test_seed_layers_and_recurrent_modules():
     sampler = Sampler(2, 60, 100)
     one, two = (learning_coefficient(net, nn.functional.mse_loss, x, y, sampler=sampler, seed=7) for _ in range(2))
     assert one.trace.tobytes() == two.trace.tobytes() and one.parameters == 16 + 8 + 5
+    assert "evidence ESTIMATED from 2 chains of 60 draws" in str(one) and str(one).count("caution") == len(one.cautions) > 0
     assert learning_coefficient(net, nn.functional.mse_loss, x, y, sampler=sampler, layers=["3"]).parameters == 5
 
     class Recurrent(nn.Module):

@@ -47,6 +47,7 @@ def test_a_permuted_twin_has_no_penalty(digits):
     found = stitch((net, "3"), (twin, "3"), train, test, epochs=1, rate=0.0)
     assert found.least_squares == found.front == found.back == found.accuracy and found.penalty == 0.0
     assert found.low < found.accuracy < found.high and found.samples == len(test[1])
+    assert str(found).startswith(f"stitched accuracy {found.accuracy:.4f}") and "evidence ESTIMATED" in str(found)
     assert net.training and not twin.training and all(p.grad is None for p in twin.parameters())
     assert not any(part._forward_hooks for part in (*net.modules(), *twin.modules()))
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
