@@ -73,8 +73,8 @@ class LearningCoefficient:
         chains, draws = self.trace.shape
         text = (
             f"local learning coefficient {self.value:.4g}, 95 % interval [{self.lower:.4g}, {self.upper:.4g}], evidence "
-            f"{self.evidence} from {chains} chains of {draws} draws ({self.effective_samples:.0f} independent, R-hat {self.r_hat:.3f}), "
-            f"{self.parameters} parameters"
+            f"{self.evidence} from {chains} chains of {draws} draws ({self.effective_samples:.0f} independent, R-hat "
+            f"{self.r_hat:.3f}), {self.parameters} parameters"
         )
         return "\n".join([text, *(f"  caution: {caution}" for caution in self.cautions)])
 

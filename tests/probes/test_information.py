@@ -104,9 +104,8 @@ def test_plane_of_layers_and_what_can_be_said():
         assert found.layers == ("first", "last") and found.labels[1].value > found.labels[0].value
         assert found.labels[1].value == pytest.approx(1.0, abs=0.12)
     assert found.inputs[0].value == np.inf and "infinite" in found.inputs[0].meaning
-    assert str(found.labels[0]).startswith(f"{found.labels[0].value:.4g} bits in [") and "evidence ESTIMATED" in str(
-        found.labels[0]
-    )
+    one = found.labels[0]
+    assert str(one).startswith(f"{one.value:.4g} bits in [") and "evidence ESTIMATED" in str(one)
 
 
 def test_information_of_layers_that_repeat_is_not_said_to_be_infinite():
