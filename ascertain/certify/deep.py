@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ascertain.certify.search.neuron_split import NeuronSearch
 from ascertain.certify.strategy import FEW_INPUTS, Job
 from ascertain.errors import DataError
 from ascertain.graph import Graph, lower
+from ascertain.operators.base import Univariate
 from ascertain.properties.property import Atoms, Case
 from ascertain.properties.sets import Box, InputSet, LpBall
 
@@ -39,6 +40,19 @@ def region_of(sets: InputSet, dtype: torch.dtype, device: torch.device) -> Regio
         center = torch.tensor(sets.center(), dtype=dtype, device=device)
         return Region(lower, upper, Ball(center, float(sets.radius), float(sets.p)))
     return Region(lower, upper)
+
+
+def undefined(plan: Plan, bounded: Bounded) -> list[int]:
+    """Nonlinear steps below the output that may meet a number at which they are not defined: a pole, the logarithm of 0."""
+    found = []
+    for k in plan.nonlinear:
+        step = plan.steps[k]
+        if isinstance(step.nonlinear, Univariate) and k in plan.ancestors[plan.output]:
+            lower, upper = (t.reshape(-1, *step.shape) for t in bounded.boxes[step.inputs[0]])
+            known = step.nonlinear.defined(lower, upper)
+            if known is not True and not bool(torch.as_tensor(known).all()):
+                found.append(k)
+    return found
 
 
 @dataclass(eq=False)
@@ -99,7 +113,14 @@ class DeepEngine:
         left = Case(case.set, tuple(a for a, keep in zip(case.unsafe, open_.tolist(), strict=True) if keep))
         if self.attack(index, left, restarts=16, steps=60, deadline=min(self.job.deadline, time.monotonic() + 4.0)):
             return Decision("violated", "", "attack", len(rows), float("nan"))
-        return self._search(index, left, region, bounded)
+        found = self._search(index, left, region, bounded)
+        holes = undefined(self.exact, bounded)
+        if found.status != "unknown" or not holes:
+            return found
+        names = ", ".join(f"{self.exact.steps[k].operator.name} at node {self.network.nodes[k].name!r}" for k in holes)
+        return replace(
+            found, reason=f"{found.reason}; {names}: not known to be defined on the whole set, no bounds where it is not"
+        )
 
     def _search(self, index: int, case: Case, region: Region, bounded: Bounded) -> Decision:
         """Branch and bound on the network reduced to its undecided neurons; all of it where that is too large or has no input."""
@@ -212,6 +233,8 @@ def output_bounds(
         swept = backward(plan, region, lines, plan.output, rows, charge=charge)
         below, above = swept.lower[0].split(len(eye))
         low, high = torch.maximum(low, below), torch.minimum(high, -above)
+    if undefined(plan, bounded):  # a later function may hide that there is no value
+        low, high = torch.full_like(low, -torch.inf), torch.full_like(high, torch.inf)
     # What overflowed, or is no number, bounds nothing.
     low, high = torch.where(low < torch.inf, low, -torch.inf), torch.where(high > -torch.inf, high, torch.inf)
     return low.cpu().numpy(), high.cpu().numpy()

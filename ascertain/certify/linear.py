@@ -40,7 +40,7 @@ class Swept:
     """What one backward pass found."""
 
     lower: Tensor
-    """``(B, S)`` lower bounds of the rows; rounding accounted for when charges were given."""
+    """``(B, S)`` lower bounds of the rows; rounding accounted for when charges were given. Never plus infinity."""
     rows: Tensor
     """``(b, S, input size)`` coefficients on the input."""
     constant: Tensor
@@ -156,6 +156,7 @@ def backward(
     if rows_in is None:
         rows_in = torch.zeros((1, count, plan.steps[plan.input].size), dtype=rows.dtype, device=rows.device)
     lower = _minimum(plan, region, rows_in, None if weights is None else weights.get(plan.input)) + constant
+    lower = lower.masked_fill(lower == torch.inf, torch.nan)  # an overflow says nothing about the sum
     return Swept(lower, rows_in, constant.expand(lower.shape), kept)
 
 

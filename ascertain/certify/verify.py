@@ -62,8 +62,8 @@ def bound(
     """Lower and upper bounds of every output over an input set.
 
     ``method``: ``interval``, ``zonotope``, ``crown`` (back-substitution) or ``alpha`` (its slopes optimised for ``steps`` steps).
-    Evidence: PROVED; infinite where floats overflowed. Raises ShapeError when the set does not fit the network, DataError for
-    unusable options.
+    Evidence: PROVED; infinite where floats overflowed, or where a function on the way may not be defined. Raises ShapeError when
+    the set does not fit the network, DataError for unusable options.
     """
     if steps < 0 or (threads is not None and threads < 1):
         raise DataError(f"{steps} steps on {threads} threads are not possible; give at least 0 steps and 1 thread.")

@@ -193,7 +193,7 @@ class NeuronSearch:
     def _settle(self, batch: _Batch, margins: Tensor) -> None:
         """Closes the proved domains and keeps the others."""
         self.visited += len(batch)
-        done = margins > 0
+        done = (margins > 0) & (margins < torch.inf)
         self.closed += float(batch.share[done].sum())
         kept = batch.select(torch.nonzero(~done).flatten())
         for i, margin in enumerate(torch.nan_to_num(margins[~done], nan=-torch.inf).tolist()):
