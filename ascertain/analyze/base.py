@@ -201,6 +201,8 @@ class Analyzer(ABC):
     """What its numbers are worth and why."""
     references: ClassVar[tuple[str, ...]] = ()
     """Authors, year, title."""
+    heavy: ClassVar[bool] = False
+    """Whether it searches for seconds; such questions are handed out first."""
     version: ClassVar[int] = 1
     """Counts up when the numbers change, so that stored results of the older kind are not mistaken for new ones."""
 

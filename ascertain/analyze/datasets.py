@@ -70,7 +70,9 @@ def _read(name: str, label: str) -> tuple[np.ndarray, np.ndarray | None]:
                 wanted = ("x",) if label == "none" else ("x", "y")
                 missing = [key for key in wanted if key not in data]
                 if missing:
-                    raise DataError(f"{name} has no array {' or '.join(missing)}; save it with the names x and y.")
+                    raise DataError(
+                        f"{name} has no array {' or '.join(missing)}; save it with the names x and y, or read it without labels."
+                    )
                 return np.atleast_2d(data["x"]), None if label == "none" else np.atleast_1d(data["y"])
         if path.suffix == ".npy":
             return _split(name, np.load(path, allow_pickle=False), label)

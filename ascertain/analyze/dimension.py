@@ -91,6 +91,8 @@ class Dimension(Analyzer):
             channels = {"label": "folded", "TwoNN": "intrinsic"}
             views.append(View(Kind.BAR, "Intrinsic dimension", channels, "From {samples} inputs."))
         columns = {"layer": "layer", "features": "features", "participation ratio": "linear"}
+        if "intrinsic" in result.values and result["intrinsic"].shape == result["linear"].shape:
+            columns["TwoNN"] = "intrinsic"
         return [*views, View(Kind.TABLE, "Dimensions", columns)]
 
     @classmethod

@@ -29,7 +29,12 @@ def layout(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
     return None
 
 
-def pictures(shape: tuple[int, ...], stacks: Mapping[str, tuple[np.ndarray, str]], captions: Sequence[str]) -> dict[str, Measured]:
+def pictures(
+    shape: tuple[int, ...],
+    stacks: Mapping[str, tuple[np.ndarray, str]],
+    captions: Sequence[str],
+    evidence: Evidence = Evidence.BOUNDED,
+) -> dict[str, Measured]:
     """Stacks of inputs (N, size) by name, each with what it is, as (N, H, W) or (N, H, W, 3), and ``caption``; or nothing."""
     size = layout(shape)
     if size is None or not captions:
@@ -39,5 +44,5 @@ def pictures(shape: tuple[int, ...], stacks: Mapping[str, tuple[np.ndarray, str]
         stack = np.asarray(rows, np.float32).reshape(-1, *size)
         return stack[:, 0] if size[0] == 1 else stack.transpose(0, 2, 3, 1)
 
-    found = {name: Measured(images(rows), Evidence.BOUNDED, about) for name, (rows, about) in stacks.items()}
+    found = {name: Measured(images(rows), evidence, about) for name, (rows, about) in stacks.items()}
     return found | {"caption": Measured(np.array(captions, str), Evidence.EXACT, "caption of each picture")}

@@ -38,6 +38,7 @@ class Learning(Analyzer):
     """How sharp the sampled distribution is; by default n / log n for n inputs."""
 
     title: ClassVar[str] = "Learning coefficient"
+    heavy: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA, Need.LABELS})
     meaning: ClassVar[str] = (
         "Around trained weights the loss is flat in many directions. The coefficient says how fast the volume of weights with "

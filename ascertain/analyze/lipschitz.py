@@ -41,6 +41,7 @@ class Lipschitz(Analyzer):
     """Networks of more nonlinearities get the product of norms alone: the proof of the program takes minutes."""
 
     title: ClassVar[str] = "Lipschitz constant"
+    heavy: ClassVar[bool] = True
     uses: ClassVar[frozenset[Need]] = frozenset({Need.DATA})
     meaning: ClassVar[str] = (
         "However two inputs differ, outputs differ by no more than the bound times as much. The product of the layers' norms is "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 
 from ascertain.analyze.base import Analyzer, Context, Example, Need
+from ascertain.analyze.images import pictures
 from ascertain.analyze.result import Measured, Result
 from ascertain.analyze.views import Kind, View
 from ascertain.errors import InputError
@@ -32,6 +33,8 @@ class _Found(NamedTuple):
     witness: np.ndarray | None
     answer: int
     """Output that the witness is taken for; -1 without one."""
+    right: bool = True
+    """Whether the input itself is answered by its label."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,12 @@ class Robustness(Analyzer):
     count: int = 20
     """Only the first so many inputs."""
     tolerance: float = 0.02
-    timeout: float = 5.0
+    timeout: float = 2.0
     """Seconds for each input."""
 
     title: ClassVar[str] = "Robustness"
+    heavy: ClassVar[bool] = True
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA, Need.LABELS})
     meaning: ClassVar[str] = (
         "Below the certified radius no change of the input, however clever, changes the answer. At the attack radius one such "
@@ -68,7 +73,10 @@ class Robustness(Analyzer):
         found = [self._radius(context, point, int(label)) for point, label in zip(x, labels, strict=True)]
         lower, upper = np.array([f.lower for f in found]), np.array([f.upper for f in found])
         wide = (lower < self.limit) & (upper - lower > 2 * self.tolerance * self.limit)
-        radii = np.linspace(0, self.limit, _STEPS)
+        known = upper[np.isfinite(upper)]
+        # The curves end where the last counterexample is known, or at the limit.
+        end = self.limit if len(known) < len(upper) else min(self.limit, 1.1 * float(known.max()) or self.limit)
+        radii = np.linspace(0, end, _STEPS)
         # No proof at all is none at radius 0 either.
         proved = ((lower >= radii[:, None]) & (lower > 0)).mean(1)
         attacked = (upper > radii[:, None]).mean(1)
@@ -83,7 +91,13 @@ class Robustness(Analyzer):
             "median": (np.median(lower), Evidence.PROVED, "median certified radius"),
             "gap": (int(wide.sum()), Evidence.EXACT, "inputs whose radii stayed apart, below the limit"),
             "inputs": (len(x), Evidence.EXACT, "number of inputs"),
+            "input": (np.arange(len(x)), Evidence.EXACT, "position of the input in the data"),
+            "mistaken": (sum(not f.right for f in found), Evidence.EXACT, "inputs that are not answered by their label"),
         }
+        right = np.array([f.right for f in found])
+        if np.isfinite(upper[right]).any():
+            values["least"] = (lower[right].min(), Evidence.PROVED, "smallest certified radius of an input answered by its label")
+            values["nearest"] = (upper[right].min(), Evidence.EXACT, "distance of the nearest counterexample to such an input")
         measured = {name: Measured(np.array(value), worth, about) for name, (value, worth, about) in values.items()}
         return measured | _pictures(context.model.input_shape, x, found)
 
@@ -96,7 +110,7 @@ class Robustness(Analyzer):
         y = replay(single) if replay else context.model(single.reshape(1, *context.model.input_shape))
         answer = int(np.argmax(y))
         if answer != label:
-            return _Found(0.0, self._distance(single, x), single, answer)
+            return _Found(0.0, self._distance(single, x), single, answer, False)
         witness = self._attack(context, x, label)
         far = np.inf if witness is None else self._distance(witness.input, x)
         found = radius(
@@ -143,22 +157,28 @@ class Robustness(Analyzer):
         return float(np.linalg.norm(witness.reshape(-1).astype(np.float64) - x, float(self.norm)))
 
     def views(self, result: Result) -> Sequence[View]:
-        """Curve, distribution, table, and counterexamples as pictures where inputs are images."""
+        """Two sentences, curve, radii side by side, table, and counterexamples as pictures where inputs are images."""
         norm = result.options["norm"]
-        sentence = "Half of the {inputs} inputs tried keep their answer within radius {median:.3g}" + f" (norm {norm}), proved."
+        moved = "when every number of them changes by up to {}" if norm == "inf" else f"when they move by up to {{}} (norm {norm})"
+        half = f"Half of the {{inputs}} inputs tried keep their answer {moved.format('{median:.3g}')}."
+        views = [View(Kind.TEXT, "Certified radius", text=half, finding=True)]
+        if "nearest" in result.values:
+            weakest = "The nearest counterexample lies at {nearest:.3g}; within {least:.3g} no input answered rightly has one."
+            views.append(View(Kind.TEXT, "Weakest input", text=weakest, finding=True))
+        if result["mistaken"]:
+            wrong = "{mistaken} of the {inputs} inputs are not answered by their label to begin with."
+            views.insert(0, View(Kind.TEXT, "Mistakes", text=wrong, finding=True))
         curve = {"x": "radius", "proved robust": "certified", "not broken": "not_broken"}
-        rows = {"label": "label", "certified radius": "lower", "attack radius": "upper", "taken for": "answer"}
+        rows = {"input": "input", "label": "label", "certified radius": "lower", "attack radius": "upper", "taken for": "answer"}
         caption = "The truth lies between the curves."
-        views = [
-            View(Kind.TEXT, "Certified radius", text=sentence, finding=True),
+        views += [
             View(Kind.LINE, "Robust share by radius", curve, caption, x=f"radius (norm {norm})", y="share of inputs"),
             View(Kind.HISTOGRAM, "Certified radii", {"certified radius": "lower"}, x=f"radius (norm {norm})"),
-            View(Kind.TABLE, "Every input", rows),
         ]
         if "picture" in result.values:
             channels = {"image": "picture", "counterexample": "broken", "difference": "difference", "title": "caption"}
-            views.append(View(Kind.IMAGE, "Counterexamples", channels))
-        return views
+            views.append(View(Kind.IMAGE, "Counterexamples", channels, "Each is replayed on the original model."))
+        return [*views, View(Kind.TABLE, "Every input", rows)]
 
     @classmethod
     def examples(cls) -> Iterator[Example]:
@@ -177,22 +197,15 @@ class Robustness(Analyzer):
 
 
 def _pictures(shape: tuple[int, ...], x: np.ndarray, found: Sequence[_Found]) -> dict[str, Measured]:
-    """Inputs, counterexamples and differences where inputs are images of 1 or 3 channels."""
-    size = shape[1:] if len(shape) == 4 else shape
+    """Inputs, counterexamples and differences of the first that have one, where inputs can be seen as images."""
     picked = [i for i, f in enumerate(found) if f.witness is not None][:_SHOWN]
-    if len(size) != 3 or size[0] not in (1, 3) or min(size[1:]) < 2 or not picked:
+    if not picked:
         return {}
-
-    def images(rows: list[np.ndarray]) -> np.ndarray:
-        stack = np.array(rows, np.float32).reshape(len(rows), *size)
-        return stack[:, 0] if size[0] == 1 else stack.transpose(0, 2, 3, 1)
-
-    broken = [np.asarray(found[i].witness, np.float32).reshape(-1) for i in picked]
-    caption = np.array([f"taken for {found[i].answer} at {found[i].upper:.3g}" for i in picked], str)
-    values = {
-        "picture": (images([x[i] for i in picked]), "input"),
-        "broken": (images(broken), "counterexample"),
-        "difference": (images([b - x[i] for i, b in zip(picked, broken, strict=True)]), "difference"),
-        "caption": (caption, "what the counterexample is taken for, and its distance"),
+    broken = np.array([np.asarray(found[i].witness, np.float64).reshape(-1) for i in picked])
+    stacks = {
+        "picture": (x[picked], "input"),
+        "broken": (broken, "counterexample"),
+        "difference": (broken - x[picked], "difference"),
     }
-    return {name: Measured(value, Evidence.EXACT, about) for name, (value, about) in values.items()}
+    captions = [f"input {i}: taken for {found[i].answer} at {found[i].upper:.3g}" for i in picked]
+    return pictures(shape, stacks, captions, Evidence.EXACT)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
+from ascertain.cli.names import data_file, model_file
 from ascertain.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,21 +29,10 @@ class Command(ABC):
 
 
 def load_model(name: str, factory: str | None = None, shape: tuple[int, ...] | None = None) -> Graph:
-    """The network in a file, or a fixture by its name."""
-    from ascertain import fixtures
+    """The network in a file, or one of the zoo by its name."""
     from ascertain.graph import load
 
-    source = fixtures.path(name) if name in fixtures.NAMES else Path(name)
-    return load(source, factory=factory, input_shape=shape)
-
-
-def data_file(name: str) -> Path:
-    """The file of a data set: the name itself, or that of the data that ship."""
-    if name != "digits":
-        return Path(name)
-    from ascertain.fixtures.tasks.digits import FILE
-
-    return FILE
+    return load(model_file(name), factory=factory, input_shape=shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +40,24 @@ class ModelOptions(Command):
     """Which network."""
 
     model: Annotated[
-        str, Argument(help="Model file (.onnx, .onnx.gz, .pt2, .safetensors, .pt) or fixture name.", show_default=False)
+        str,
+        Argument(help="Model file (.onnx, .onnx.gz, .pt2, .safetensors, .pt), or a network of the zoo.", show_default=False),
     ]
     factory: Annotated[str | None, Option(help="For weights without code: package.module:function that builds the network.")] = None
     input_shape: Annotated[str | None, Option(help="Input shape where the file leaves it open, such as 1,3,32,32.")] = None
 
     def network(self) -> Graph:
         """The network that was named."""
+        return load_model(self.model, self.factory, self.shape())
+
+    def shape(self) -> tuple[int, ...] | None:
+        """The input shape that was given."""
         if self.input_shape is None:
-            return load_model(self.model, self.factory)
+            return None
         try:
-            shape = tuple(int(n) for n in self.input_shape.split(","))
+            return tuple(int(n) for n in self.input_shape.split(","))
         except ValueError:
             raise InputError(f"--input-shape {self.input_shape!r} is no list of whole numbers; write it as 1,3,32,32.") from None
-        return load_model(self.model, self.factory, shape)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from ascertain.cli.exits import Exit
-from ascertain.cli.options import Command, data_file
+from ascertain.cli.names import data_file, model_file
+from ascertain.cli.options import Command
 from ascertain.cli.talk import emit_json
-from ascertain.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Run(Command):
         """Runs what is missing; the exit code is 3 when something failed."""
         from ascertain.runs import Store, read_suite
 
-        items = read_suite(self.suite, {"models": _model_file, "data": data_file})
+        items = read_suite(self.suite, {"models": model_file, "data": data_file})
         with Store(self.store) as store:
             try:
                 done = self._work(items, store)
@@ -87,14 +87,6 @@ def _error(record: Result | Failure) -> dict[str, str]:
     from ascertain.analyze import Failure
 
     return {"error": f"{record.error}: {record.message}"} if isinstance(record, Failure) else {}
-
-
-def _model_file(name: str) -> Path:
-    from ascertain import fixtures
-
-    if name not in fixtures.NAMES:
-        raise InputError(f"there is no file {name} beside the suite, and no shipped network of that name; check models.")
-    return fixtures.path(name)
 
 
 class _Table:

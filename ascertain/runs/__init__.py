@@ -1,7 +1,7 @@
 """Results that are never lost: one file to keep them, suites that resume, executors that share the work."""
 
 from ascertain.runs.division import Whole, combine
-from ascertain.runs.executors import Workers, dask_workers, local_workers
+from ascertain.runs.executors import Workers, dask_workers, local_workers, this_process
 from ascertain.runs.export import export
 from ascertain.runs.items import Item, run_item
 from ascertain.runs.planning import read_suite
@@ -21,4 +21,5 @@ __all__ = [
     "read_suite",
     "run_item",
     "run_suite",
+    "this_process",
 ]

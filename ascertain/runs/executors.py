@@ -18,7 +18,7 @@ from ascertain.analyze.result import Failure, Result
 from ascertain.errors import InputError
 from ascertain.runs.items import MEMORY, Item, run_item
 
-__all__ = ["Workers", "dask_workers", "local_workers"]
+__all__ = ["Workers", "dask_workers", "local_workers", "this_process"]
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 _PATIENCE = 10.0
@@ -40,6 +40,17 @@ class Workers:
     """What takes their place after a process died; None where no process can die."""
     broken: tuple[type[BaseException], ...] = (BrokenExecutor,)
     """Raised by a future when a process died."""
+
+
+def this_process() -> Workers:
+    """One item after the other in this process, where starting others would take longer than the work."""
+
+    def submit(item: Item) -> Future[Result | Failure]:
+        done: Future[Result | Failure] = Future()
+        done.set_result(run_item(item))
+        return done
+
+    return Workers(submit, 1, lambda kill: None)
 
 
 def local_workers(count: int | None = None) -> Workers:

@@ -137,9 +137,11 @@ class _Plan:
         if beside.exists() or kind not in self.shipped:
             return beside
         try:
-            return self.shipped[kind](name).absolute()
+            found = self.shipped[kind](name)
         except InputError as error:
             raise self._fail(str(error)) from None
+        # A name that stands for nothing else is a path, which counts from the suite and not from where people are.
+        return beside if found == Path(name) else found.absolute()
 
     def _seeds(self, where: str, run: Mapping[str, Any]) -> list[int]:
         seeds = run.get("seeds", [self.body.get("seed", 0)])
