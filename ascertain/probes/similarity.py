@@ -65,7 +65,10 @@ class SimilarityMap:
         width = max(map(len, self.rows))
         head = " " * width + "".join(f" {name[-9:]:>9}" for name in self.columns)
         lines = [f"{name:>{width}}" + "".join(f" {v:9.4f}" for v in row) for name, row in zip(self.rows, self.values, strict=True)]
-        title = f"{self.measure}, evidence {self.evidence} from {self.samples} samples"
+        known = self.null[np.isfinite(self.null)]
+        ends = [f"{v:.4f}" for v in (known.min(), known.max())] if known.size else ["not known"]
+        chance = " to ".join(dict.fromkeys(ends))
+        title = f"{self.measure}, chance {chance}, evidence {self.evidence} from {self.samples} samples"
         return "\n".join([title, head, *lines, *(f"  note: {note}" for note in self.notes)])
 
 

@@ -138,7 +138,8 @@ def test_maps_hold_the_numbers_of_pairs(measure):
     both = similarity_map(layers, capture({"b": y}), measure, groups=0, shuffles=0)
     np.testing.assert_allclose(both.values[:, 0], table.values[:, 1], atol=1e-9)
     assert (both.low == measure.limits[0]).all() and (both.high == measure.limits[1]).all()
-    assert "evidence ESTIMATED" in str(table)
+    assert "evidence ESTIMATED" in str(table) and f"chance {table.null.min():.4f}" in str(table)
+    assert "chance not known" in str(similarity_map(layers, measure=PWCCA(), groups=0, shuffles=0))
 
 
 def test_positions_of_a_sample_stay_together():
