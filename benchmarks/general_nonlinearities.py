@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 from ascertain import fixtures, load, robust
 from ascertain.certify.deep import DeepEngine
 from ascertain.certify.result import Decision
-from ascertain.certify.search.neuron_split import NeuronSearch
+from ascertain.certify.search.neuron_split import Batch, NeuronSearch
 from ascertain.certify.search.neurons import Neurons
 from ascertain.certify.strategy import Job
 from ascertain.errors import ResourceError
@@ -96,20 +96,37 @@ class MiddleSearch(NeuronSearch):
         self.candidates = 1
 
 
-class MiddleEngine(DeepEngine):
-    """The engine with that search in place of its own; everything before it is the same."""
+class RootSearch(NeuronSearch):
+    """No search: slopes of all rows are optimised for longer, and that is all."""
+
+    def run(self, root_steps: int = 100) -> Decision:
+        """What the root decides."""
+        return super().run(root_steps)
+
+    def _branch(self, batch: Batch) -> Batch:
+        raise ResourceError("no search")
+
+
+class OtherEngine(DeepEngine):
+    """The engine with another search in place of its own; everything before it is the same."""
+
+    kind: ClassVar[type[NeuronSearch]]
 
     def _neurons(self, search: NeuronSearch) -> Decision:
         asked = (search.exact, search.fast, search.region, search.bounded, search.rows, search.limits)
-        return super()._neurons(MiddleSearch(*asked, search.confirm, search.deadline))
+        return super()._neurons(self.kind(*asked, search.confirm))
 
 
-class RootEngine(DeepEngine):
-    """The engine without branching: it stops once the slopes of all rows are optimised."""
+class MiddleEngine(OtherEngine):
+    """With cuts in the middle."""
 
-    def _neurons(self, search: NeuronSearch) -> Decision:
-        search.stop = lambda: True
-        return search.run(root_steps=100)
+    kind = MiddleSearch
+
+
+class RootEngine(OtherEngine):
+    """Without branching."""
+
+    kind = RootSearch
 
 
 class CrownEngine(DeepEngine):

@@ -136,7 +136,7 @@ class DeepEngine:
                     return split
             self._threads(128 * self.exact.work)
             tight = self._refined(region, bounded)
-            return self._neurons(NeuronSearch(self.exact, self.fast, region, tight, rows, limits, confirm, self.job.deadline))
+            return self._neurons(NeuronSearch(self.exact, self.fast, region, tight, rows, limits, confirm))
         form = reduced.dense()
         groups = np.arange(count).reshape(rows.shape[:2])
         margins = tuple(Atoms(np.eye(count)[g], np.zeros(len(g))) for g in groups)
@@ -156,9 +156,7 @@ class DeepEngine:
         self._threads(128 * reduced.work)
         better = refiner(reduced.plan, reduced.fast, reduced.region, 12, self.job.check)
         tight = bound_nodes(reduced.plan, reduced.region, refine=better, known=reduced.boxes, check=self.job.check)
-        found = self._neurons(
-            NeuronSearch(reduced.plan, reduced.fast, reduced.region, tight, eye, zero, confirm, self.job.deadline)
-        )
+        found = self._neurons(NeuronSearch(reduced.plan, reduced.fast, reduced.region, tight, eye, zero, confirm))
         if found.reason.startswith("exhausted") and form is not None and box is not None:
             return self.job.by_programs(form, Case(box, margins), single)
         return found
@@ -190,7 +188,7 @@ class DeepEngine:
         return bound_nodes(self.exact, region, refine=refine, known=bounded.boxes, check=self.job.check)
 
     def _neurons(self, search: NeuronSearch) -> Decision:
-        search.stop, search.progress, search.memory = self.job.stop, self.job.tell, self.job.memory
+        search.check, search.progress, search.memory = self.job.check, self.job.tell, self.job.memory
         return search.run()
 
     def _confirm(self, index: int, points: Tensor, case: Case | None = None) -> bool:

@@ -22,6 +22,7 @@ from ascertain.certify.reduce import Reduced
 from ascertain.certify.region import Region
 from ascertain.certify.relaxations import relax
 from ascertain.certify.search.neuron_split import NeuronSearch
+from ascertain.errors import ResourceError
 from ascertain.graph import lower
 from ascertain.graph.graph import Graph
 from ascertain.properties.property import Atoms, Case, Property
@@ -42,7 +43,7 @@ def started(graph: Graph, case: Case, kind: type[NeuronSearch] = NeuronSearch, *
         y = plan.forward(torch.tensor(x))[plan.output].numpy()
         return any(a.hold(p, v) for p, v in zip(x, y, strict=True) for a in case.unsafe)
 
-    return kind(plan, fast, where, bound_nodes(plan, where), rows, limits, confirm, time.monotonic() + 60, **options)  # type: ignore[arg-type]
+    return kind(plan, fast, where, bound_nodes(plan, where), rows, limits, confirm, **options)  # type: ignore[arg-type]
 
 
 def near_case(rng: np.random.Generator, graph: Graph, box: Box, shift: float) -> Case:
@@ -121,6 +122,17 @@ def test_networks_of_all_kinds_agree_with_mixed_integer_programs(kind: str, neur
 # The tree
 
 
+def until(seconds: float) -> Callable[[], None]:
+    """A check that ends a search."""
+    deadline = time.monotonic() + seconds
+
+    def check() -> None:
+        if time.monotonic() > deadline:
+            raise ResourceError("timeout")
+
+    return check
+
+
 class Recorded(NeuronSearch):
     """A search that keeps the domains it closed, one by one, as it saw them when it did."""
 
@@ -167,8 +179,7 @@ def proves_itself(search: NeuronSearch, leaf: Any) -> float:
 
 def closed(graph: Graph, case: Case) -> tuple[NeuronSearch, list[Any]] | None:
     """A search that ended with holds, and its leaves; None where it ended otherwise."""
-    search = started(graph, case, kind=Recorded)
-    search.deadline = time.monotonic() + 3
+    search = started(graph, case, kind=Recorded, check=until(3))
     return (search, search.__dict__["leaves"]) if search.run().status == "holds" else None
 
 
@@ -251,14 +262,27 @@ def test_children_share_their_parent(make: Callable[[np.random.Generator], Graph
 
 
 def test_limits_end_the_search_with_a_reason() -> None:
+    """Whenever a check ends the search, nothing of the input set is lost: what is closed and what is open sum up to the whole."""
     rng = np.random.default_rng(1)
     graph = lower(chain(rng, (3, 20, 20, 2)))
     case = near_case(rng, graph, Box(-2 * np.ones(3), 2 * np.ones(3)), 0.02)
-    late, stopped = started(graph, case), started(graph, case, stop=lambda: True)
-    late.deadline = time.monotonic() - 1
-    late.confirm = stopped.confirm = lambda points: False
+    late = started(graph, case, check=until(-1))
+    late.confirm = lambda points: False
     assert (found := late.run()).status == "unknown" and found.reason == "timeout"
-    assert (found := stopped.run()).status == "unknown" and found.reason == "interrupted"
+    for calls in (1, 5, 50, 90, 130):
+        left = [calls]
+
+        def check(left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise ResourceError("interrupted")
+
+        stopped = started(graph, case, check=check)
+        stopped.confirm = lambda points: False
+        found = stopped.run()
+        assert found.status == "unknown" and found.reason == "interrupted"
+        open_ = sum(float(d.batch.share[d.index]) for _, _, d in stopped.heap)
+        assert open_ + stopped.closed == pytest.approx(1.0, abs=1e-12)
 
 
 def test_nobody_confirms_a_witness() -> None:

@@ -8,8 +8,7 @@ is closed only by a double-precision pass with rounding charges (PROVED).
 from __future__ import annotations
 
 import heapq
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,12 +21,13 @@ from ascertain.certify.plan import Plan
 from ascertain.certify.region import Region
 from ascertain.certify.result import Decision
 from ascertain.certify.search.neurons import Neurons
+from ascertain.errors import ResourceError
 
-__all__ = ["NeuronSearch"]
+__all__ = ["Batch", "NeuronSearch"]
 
 
 @dataclass(eq=False)
-class _Batch:
+class Batch:
     """Domains: conjunction (B,), cuts index, sign, point and their multipliers beta (B, D), parameters alpha (B, S, P), share (B,).
 
     An alpha of NaN stands for the value that suits the box best by itself.
@@ -48,9 +48,9 @@ class _Batch:
         """All arrays."""
         return (self.conjunction, self.index, self.sign, self.point, self.beta, self.alpha, self.share)
 
-    def select(self, index: Tensor) -> _Batch:
+    def select(self, index: Tensor) -> Batch:
         """Some of the domains."""
-        return _Batch(*(c[index] for c in self.columns()))
+        return Batch(*(c[index] for c in self.columns()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,20 @@ class _Domain:
     """One member of a batch, and its proved margin."""
 
     lower: float
-    batch: _Batch
+    batch: Batch
     index: int
+
+
+def _joined(domains: Sequence[_Domain]) -> Batch:
+    """Domains as one batch; cuts are padded to the longest list."""
+    depth = max(d.batch.index.shape[1] for d in domains)
+    columns = []
+    for column in zip(*(d.batch.columns() for d in domains), strict=True):
+        rows = [c[d.index] for c, d in zip(column, domains, strict=True)]
+        if column[0].ndim == 2:
+            rows = [torch.nn.functional.pad(r, (0, depth - len(r))) for r in rows]
+        columns.append(torch.stack(rows))
+    return Batch(*columns)
 
 
 @dataclass(eq=False)
@@ -76,8 +88,8 @@ class NeuronSearch:
     rows: Tensor
     limits: Tensor
     confirm: Callable[[Tensor], bool]
-    deadline: float
-    stop: Callable[[], bool] = lambda: False
+    check: Callable[[], None] = lambda: None
+    """Called often; raises ResourceError, which says why, to end the search."""
     progress: Callable[[str, float, int, int, float], None] = lambda *_: None
     memory: int = 4 << 30
     """Bytes for open domains."""
@@ -104,11 +116,11 @@ class NeuronSearch:
 
     # -- pieces of one domain -------------------------------------------------------------------------------------------------
 
-    def _splits(self, batch: _Batch, dtype: torch.dtype) -> Splits:
+    def _splits(self, batch: Batch, dtype: torch.dtype) -> Splits:
         n = self.neurons
         return Splits(n.nodes, n.sizes, batch.index, batch.sign.to(dtype), batch.point.to(dtype))
 
-    def _prepared(self, batch: _Batch, plan: Plan) -> tuple[Relaxations, Multipliers]:
+    def _prepared(self, batch: Batch, plan: Plan) -> tuple[Relaxations, Multipliers]:
         """Relaxations of every nonlinear node on each domain's bounds, and the parameters to use them with."""
         lower, upper = self.neurons.cut(batch.index, batch.sign, batch.point)
         lines = self.neurons.relaxations(lower, upper, batch.index, batch.sign, plan.dtype)
@@ -116,7 +128,7 @@ class NeuronSearch:
         beta = batch.beta.to(plan.dtype).unsqueeze(1).expand(-1, self.count, -1).clone()
         return lines, Multipliers(alpha, beta, self._splits(batch, plan.dtype))
 
-    def _proved(self, batch: _Batch) -> Tensor:
+    def _proved(self, batch: Batch) -> Tensor:
         """Rigorous margins (B,): the largest over rows of lower bound - limit, in double precision with rounding charges."""
         lines, m = self._prepared(batch, self.exact)
         rows = self.rows[batch.conjunction]
@@ -127,7 +139,7 @@ class NeuronSearch:
         room = self.exact.rounding.gamma(depth + 4) * reach
         return (swept.lower + m.level() - room - self.limits[batch.conjunction]).amax(1)
 
-    def _optimized(self, batch: _Batch, steps: int, rate: float) -> tuple[_Batch, Tensor]:
+    def _optimized(self, batch: Batch, steps: int, rate: float) -> tuple[Batch, Tensor]:
         """Better multipliers for each domain and the points that minimise their rows; margins are then proved."""
         lines, m = self._prepared(batch, self.fast)
         limits = self.limits[batch.conjunction]
@@ -142,6 +154,7 @@ class NeuronSearch:
             steps=steps,
             rate=rate,
             enough=(limits + slack).to(self.fast.dtype),
+            check=self.check,
         )
         points = self.region_fast.minimiser(swept.rows).reshape(-1, swept.rows.shape[-1])
         beta = batch.beta if best.beta is None else best.beta.amax(1)
@@ -153,7 +166,7 @@ class NeuronSearch:
         """Searches until decided, out of time, stopped, or out of neurons to split."""
         count, device = len(self.rows), self.exact.device
         none = torch.zeros((count, 0), device=device)
-        root = _Batch(
+        root = Batch(
             torch.arange(count, device=device),
             none.long(),
             none.to(torch.int8),
@@ -163,22 +176,28 @@ class NeuronSearch:
             torch.full((count,), 1.0 / count, dtype=torch.float64, device=device),
         )
         self._settle(root, self._proved(root))
-        if self.heap and self._improve(self._take(len(self.heap)), root_steps, 0.1):
-            return self._outcome("violated", "")
-        while self.heap:
-            if time.monotonic() > self.deadline:
-                return self._outcome("unknown", "timeout")
-            if self.stop():
-                return self._outcome("unknown", "interrupted")
-            if len(self.heap) * self._bytes > self.memory:
-                return self._outcome("unknown", "memory: too many open domains for the budget; allow more memory or a smaller set")
-            children = self._branch(self._take(self.batch))
-            if len(children) and self._improve(children, self.steps, 0.05):
+        taken = self._pop(len(self.heap))
+        try:
+            if taken and self._improve(_joined(taken), root_steps, 0.1):
                 return self._outcome("violated", "")
-            self.progress("neuron split", self.closed, len(self.heap), self.visited, self.heap[0][2].lower if self.heap else 0.0)
+            while self.heap:
+                taken = []
+                self.check()
+                if len(self.heap) * self._bytes > self.memory:
+                    return self._outcome(
+                        "unknown", "memory: too many open domains for the budget; allow more memory or a smaller set"
+                    )
+                taken = self._pop(self.batch)
+                children = self._branch(_joined(taken))
+                if len(children) and self._improve(children, self.steps, 0.05):
+                    return self._outcome("violated", "")
+                self.progress("neuron split", self.closed, len(self.heap), self.visited, self._worst)
+        except ResourceError as error:
+            self._push(taken)
+            return self._outcome("unknown", str(error))
         return self._outcome("unknown", "exhausted: every neuron is split") if self.stuck else self._outcome("holds", "")
 
-    def _improve(self, batch: _Batch, steps: int, rate: float) -> bool:
+    def _improve(self, batch: Batch, steps: int, rate: float) -> bool:
         """Optimises a batch, settles it, and says whether one of its points is a witness."""
         better, points = self._optimized(batch, steps, rate)
         if self.confirm(points):
@@ -187,34 +206,32 @@ class NeuronSearch:
         return False
 
     def _outcome(self, status: str, reason: str) -> Decision:
-        worst = min((d.lower for _, _, d in self.heap), default=0.0)
-        return Decision(status, reason, "neuron split", self.visited, worst, self.closed)
+        return Decision(status, reason, "neuron split", self.visited, self._worst, self.closed)
 
-    def _settle(self, batch: _Batch, margins: Tensor) -> None:
+    @property
+    def _worst(self) -> float:
+        return min((d.lower for _, _, d in self.heap), default=0.0)
+
+    def _settle(self, batch: Batch, margins: Tensor) -> None:
         """Closes the proved domains and keeps the others."""
         self.visited += len(batch)
         done = (margins > 0) & (margins < torch.inf)
         self.closed += float(batch.share[done].sum())
         kept = batch.select(torch.nonzero(~done).flatten())
-        for i, margin in enumerate(torch.nan_to_num(margins[~done], nan=-torch.inf).tolist()):
-            self.tie += 1
-            heapq.heappush(self.heap, (-margin, self.tie, _Domain(margin, kept, i)))
+        self._push([_Domain(m, kept, i) for i, m in enumerate(torch.nan_to_num(margins[~done], nan=-torch.inf).tolist())])
 
-    def _take(self, count: int) -> _Batch:
-        """The most promising open domains as one batch; cuts are padded to the longest list."""
-        domains = [heapq.heappop(self.heap)[2] for _ in range(min(count, len(self.heap)))]
-        depth = max(d.batch.index.shape[1] for d in domains)
-        columns = []
-        for column in zip(*(d.batch.columns() for d in domains), strict=True):
-            rows = [c[d.index] for c, d in zip(column, domains, strict=True)]
-            if column[0].ndim == 2:
-                rows = [torch.nn.functional.pad(r, (0, depth - len(r))) for r in rows]
-            columns.append(torch.stack(rows))
-        return _Batch(*columns)
+    def _push(self, domains: Sequence[_Domain]) -> None:
+        for d in domains:
+            self.tie += 1
+            heapq.heappush(self.heap, (-d.lower, self.tie, d))
+
+    def _pop(self, count: int) -> list[_Domain]:
+        """The most promising open domains."""
+        return [heapq.heappop(self.heap)[2] for _ in range(min(count, len(self.heap)))]
 
     # -- branching ------------------------------------------------------------------------------------------------------------
 
-    def _branch(self, batch: _Batch) -> _Batch:
+    def _branch(self, batch: Batch) -> Batch:
         """Splits each domain on the neuron whose two children have the best worse bound, among a few with high scores."""
         lower, upper = self.neurons.cut(batch.index, batch.sign, batch.point)
         some = self.neurons.open(lower, upper).any(1)
@@ -240,7 +257,7 @@ class NeuronSearch:
         choice = self._try(batch, best, at, valid) if width > 1 else torch.zeros_like(best[:, 0])
         return self._children(batch, best[pick, choice], at[pick, choice])
 
-    def _children(self, batch: _Batch, neuron: Tensor, point: Tensor) -> _Batch:
+    def _children(self, batch: Batch, neuron: Tensor, point: Tensor) -> Batch:
         """Both children of each domain; those of domain i are 2i (below the point) and 2i + 1 (above)."""
         out = batch.select(torch.arange(len(batch), device=neuron.device).repeat_interleave(2))
         neuron, point = neuron.repeat_interleave(2), point.repeat_interleave(2)
@@ -249,7 +266,7 @@ class NeuronSearch:
         def grown(old: Tensor, new: Tensor) -> Tensor:
             return torch.cat([old, new.unsqueeze(1).to(old.dtype)], 1)
 
-        return _Batch(
+        return Batch(
             out.conjunction,
             grown(out.index, neuron),
             grown(out.sign, sign),
@@ -259,7 +276,7 @@ class NeuronSearch:
             out.share / 2,
         )
 
-    def _try(self, batch: _Batch, best: Tensor, at: Tensor, valid: Tensor) -> Tensor:
+    def _try(self, batch: Batch, best: Tensor, at: Tensor, valid: Tensor) -> Tensor:
         """One backward pass for both children of each candidate; returns the position of the best candidate (B,)."""
         width = best.shape[1]
         many = batch.select(torch.arange(len(batch), device=best.device).repeat_interleave(width))
