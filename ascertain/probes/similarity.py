@@ -142,7 +142,8 @@ def similarity_map(
     """All pairs of layers of one capture, or of two captures of the same inputs (in any order); each layer is prepared once.
 
     ``groups`` 0 leaves out the jackknife, and intervals are the measure's whole range. Where chance has no closed form, or several
-    rows belong to a sample, ``shuffles`` re-pairings of samples are averaged. Moments serve measures of the covariance alone.
+    rows belong to a sample, ``shuffles`` re-pairings of samples are averaged. Moments serve measures of the covariance alone. Takes
+    up to twice the memory of all rows in float64.
     """
     measure = measure or CKA()
     if isinstance(first, Moments):
@@ -158,9 +159,11 @@ def similarity_map(
     mine = [checked(first[name], f"the rows of layer {name!r}") for name in first]
     theirs = mine if other is first else [checked(other[name], f"the rows of layer {name!r}") for name in other]
     states, values = _table(measure, mine, theirs)
-    low, high = _spread(measure, values, mine, theirs, first.samples, groups)
     null = _chance(measure, *states, first.samples, each, shuffles, np.random.default_rng(seed))
-    notes = _caveats(measure, states, (tuple(first), tuple(other)), len(mine[0]), low, high)
+    void, notes = _caveats(measure, states, (tuple(first), tuple(other)), len(mine[0]))
+    del states  # they take as much as the rows in float64, and parts of the data are prepared anew
+    low, high = _spread(measure, values, mine, theirs, first.samples, groups)
+    low[void], high[void] = measure.limits
     return SimilarityMap(measure.name, tuple(first), tuple(other), values, low, high, null, first.samples, notes)
 
 
@@ -280,24 +283,29 @@ def _shuffle(rng: np.random.Generator, count: int, places: int) -> np.ndarray:
     return (order[:, None] * places + np.arange(places)).reshape(-1)
 
 
-def _table(measure: Measure, mine: list[np.ndarray], theirs: list[np.ndarray]) -> tuple[tuple[list[Any], list[Any]], np.ndarray]:
+def _table(
+    measure: Measure, mine: Iterable[np.ndarray], theirs: Iterable[np.ndarray]
+) -> tuple[tuple[list[Any], list[Any]], np.ndarray]:
     first = [measure.prepare(x) for x in mine]
     second = first if theirs is mine else [measure.prepare(y) for y in theirs]
     return (first, second), measure.table(first, second)
 
 
-def _without(rows: list[np.ndarray], count: int, groups: int) -> Iterator[list[np.ndarray]]:
-    """The rows less a random group of samples, for each of the groups; data may be sorted by class, or go round them."""
+def _parts(count: int, groups: int) -> list[np.ndarray]:
+    """Which samples are left without each of the random groups; data may be sorted by class, or go round them."""
     group = np.random.default_rng(0).permutation(count) % groups
-    for g in range(groups):
-        kept = group != g
-        yield [x[np.repeat(kept, len(x) // count)] for x in rows]
+    return [group != g for g in range(groups)]
+
+
+def _of(kept: np.ndarray, rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The rows of some samples, one layer at a time."""
+    return (checked(x[np.repeat(kept, len(x) // len(kept))]) for x in rows)
 
 
 def _jackknife(measure: Measure, value: float, rows: list[np.ndarray], count: int, groups: int) -> tuple[float, float]:
     groups = min(groups, count)
     try:
-        found = [measure.compare(*(measure.prepare(checked(x)) for x in pair)) for pair in _without(rows, count, groups)]
+        found = [measure.compare(*map(measure.prepare, _of(kept, rows))) for kept in _parts(count, groups)]
     except DataError:  # it all hangs on a few samples: without them the measure is not defined
         return measure.limits
     low, high = _interval(measure, np.array(value), np.array(found))
@@ -319,10 +327,9 @@ def _spread(
         return whole
     found = []
     try:
-        for rows in _without(mine if theirs is mine else [*mine, *theirs], count, min(groups, count)):
-            first = [checked(x) for x in rows[: len(mine)]]
-            second = first if theirs is mine else [checked(x) for x in rows[len(mine) :]]
-            found.append(_table(measure, first, second)[1])
+        for kept in _parts(count, min(groups, count)):
+            first = _of(kept, mine)
+            found.append(_table(measure, first, first if theirs is mine else _of(kept, theirs))[1])
     except DataError:  # as for a pair
         return whole
     return _interval(measure, values, np.array(found))
@@ -344,14 +351,12 @@ def _caveats(
     states: tuple[list[Any], list[Any]],
     names: tuple[tuple[str, ...], tuple[str, ...]],
     count: int,
-    low: np.ndarray,
-    high: np.ndarray,
-) -> tuple[str, ...]:
-    """What makes numbers meaningless; their intervals are widened to the measure's whole range."""
-    notes = []
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Which numbers are meaningless, and why."""
+    notes, void = [], np.zeros((len(states[0]), len(states[1])), dtype=bool)
     for i, a in enumerate(states[0]):
         for j, b in enumerate(states[1]):
             if note := measure.caveat(a, b, count):
-                low[i, j], high[i, j] = measure.limits
+                void[i, j] = True
                 notes.append(f"{names[0][i]}, {names[1][j]}: {note}")
-    return (*notes[:3], *([f"and {len(notes) - 3} more such pairs"] if len(notes) > 3 else []))
+    return void, (*notes[:3], *([f"and {len(notes) - 3} more such pairs"] if len(notes) > 3 else []))
