@@ -125,7 +125,8 @@ def _key(target: Any) -> str:
 def _plain(program: ExportedProgram) -> tuple[ExportedProgram, list[torch.fx.Node]]:
     """The program without in-place operations, unknown operators in simpler ones where torch knows how; and those operators."""
     calls = [n for n in program.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
-    unknown = [n for n in calls if _key(n.target) not in ATEN and any(m.op != "get_attr" for m in n.all_input_nodes)]
+    used = [n for n in calls if n.users or n.target._schema.is_mutable]  # the others check types at most
+    unknown = [n for n in used if _key(n.target) not in ATEN and any(m.op != "get_attr" for m in n.all_input_nodes)]
     targets = {n.target for n in unknown}
     table: dict[Any, Any] = {}
     if targets:
@@ -220,13 +221,21 @@ class _Reader:
         nodes = [n for n in node.all_input_nodes if isinstance(self.values[n], torch.Tensor)]
         weights = [(str(self.names.get(n.name, n.name)), _array(self.values[n])) for n in nodes]
         inputs, attributes = pytree.tree_map(_plain_value, (args, kwargs))
-        found = self.walk.read(key, Call(str(node.target), node.name, tuple(inputs), attributes, 0, self.walk.builder), weights)
+        types = tuple(_type(x) for x in (*node.args, node))
+        call = Call(str(node.target), node.name, tuple(inputs), attributes, 0, self.walk.builder, types=types)
+        found = self.walk.read(key, call, weights)
         many = isinstance(node.meta.get("val"), (tuple, list))
         return found if many and not isinstance(found[0], Unknown) else found[0]
 
     def given(self, arguments: Any) -> Any:
         """Arguments with nodes replaced by their values."""
         return torch.fx.node.map_arg(arguments, lambda n: self.values[n])
+
+
+def _type(value: Any) -> str:
+    """The number type of the tensor that a node makes, or ""."""
+    made = value.meta.get("val") if isinstance(value, torch.fx.Node) else None
+    return str(made.dtype).removeprefix("torch.") if isinstance(made, torch.Tensor) else ""
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -284,6 +284,8 @@ def times(value: object, factor: float) -> np.ndarray:
 @onnx("Add")
 @aten("add.Tensor", "add.Scalar", "add_.Tensor")
 def _add(call: Call) -> Ref:
+    if call.types[-1:] == ("bool",):
+        raise unsupported(call, "truth values, whose sum is no number", "Convert them to floats before.")
     return combined(call, call.inputs[0], call.inputs[1], 1.0, _alpha(call))
 
 

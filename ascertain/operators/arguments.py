@@ -9,7 +9,7 @@ import numpy as np
 from ascertain.operators.base import Ref
 from ascertain.operators.reading import Call, NotSupported
 
-__all__ = ["argument", "array", "constant", "integers", "real", "unsupported", "variable"]
+__all__ = ["argument", "array", "constant", "integers", "real", "rounded", "unsupported", "variable"]
 
 
 def unsupported(call: Call, what: str, advice: str) -> NotSupported:
@@ -56,6 +56,15 @@ def integers(call: Call, position: int, name: str) -> tuple[int, ...] | None:
     if any(isinstance(v, Ref) for v in parts):
         raise unsupported(call, f"{name} computed from the network's input", "Make it a constant of the model.")
     return tuple(int(i) for i in np.asarray(value).reshape(-1))
+
+
+def rounded(call: Call) -> str | None:
+    """The number type in which a call's result is not its real value, for a call that adds, moves or converts; None where it is."""
+    if not call.types:
+        return None
+    first, last = call.types[0], call.types[-1]
+    whole = last in ("int32", "int64") and first in ("bool", "int32", "int64")
+    return None if whole or last in ("float32", "float64", first) else last
 
 
 def real(call: Call, position: int, name: str, default: float | None) -> float | None:

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from ascertain.errors import ShapeError
-from ascertain.operators.arguments import argument, integers, unsupported, variable
+from ascertain.operators.arguments import argument, integers, rounded, unsupported, variable
 from ascertain.operators.arrays import broadcast, fold, position, repeats, spread
 from ascertain.operators.base import Affine, Array, Operator, Ref, Shape, is_numpy, namespace
 from ascertain.operators.reading import Call, aten, onnx
@@ -173,6 +173,8 @@ def _to_copy(call: Call) -> Ref:
     narrow = [w for w in words if w.startswith("torch.") and any(t in w for t in ("int", "float16", "half", "bool", "float8"))]
     if narrow:
         raise unsupported(call, f"type {narrow[0]}", "Remove the cast: rounding to another type is not modelled.")
+    if (kind := rounded(call)) is not None:
+        raise unsupported(call, f"type {kind}", "Remove the cast: rounding to another type is not modelled.")
     return variable(call)
 
 

@@ -47,6 +47,8 @@ class Call:
     emit: Emit
     outputs: int = 0
     """How many values the call returns; 0 where the file does not say."""
+    types: tuple[str, ...] = ()
+    """Number types such as ``float32`` or ``bool`` of each input ("" where it has none) and of the result; or nothing is known."""
 
 
 Reader = Callable[[Call], Ref | tuple[Ref, ...]]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ascertain.operators.arguments import argument, integers, variable
+from ascertain.operators.arguments import argument, integers, rounded, unsupported, variable
 from ascertain.operators.arrays import position
 from ascertain.operators.base import Affine, Array, Operator, Ref, Shape, namespace
 from ascertain.operators.movement import axes_of
@@ -80,7 +80,9 @@ def _global_average_pool(call: Call) -> Ref:
 
 @aten("sum.dim_IntList", "mean.dim", "sum.default", "mean.default")
 def _reduce_aten(call: Call) -> Ref:
-    x = variable(call)
+    x, kind = variable(call), "bool" if call.types[-1:] == ("bool",) else rounded(call)
+    if kind is not None:
+        raise unsupported(call, f"a result of type {kind}", "Sum in float32 or float64.")
     axes = None if call.operator.endswith(".default") else integers(call, 1, "dim")
     keepdims = bool(argument(call, 2, "keepdim", False)) if axes is not None else bool(call.attributes.get("keepdim", False))
     return reduced(call, x, axes or None, keepdims, "mean" in call.operator)

@@ -107,7 +107,8 @@ def _native_layer_norm(call: Call) -> tuple[Ref, ...]:
 @aten("rms_norm.default")
 def _rms_norm(call: Call) -> Ref:
     x, weight = variable(call), constant(call, 2, "weight")
-    unit = np.finfo(np.float32 if weight is None else weight.dtype).eps
+    double = call.types[0] == "float64" if call.types else weight is not None and weight.dtype == np.float64
+    unit = np.finfo(np.float64 if double else np.float32).eps
     y = standardized(call, x, _last(call, x, 1), float(argument(call, 3, "eps", unit)), centred=False)
     return fitted(call, y, weight, None)
 

@@ -175,26 +175,37 @@ def _compare(call: Call) -> Ref:
     name = call.operator.removeprefix("aten.").split(".")[0].lower()
     sign = -1.0 if name.startswith("l") else 1.0
     # torch rounds a bare number to the precision of the tensor, which moves the jump
-    first, second = (np.float32(v) if isinstance(v, float) else v for v in call.inputs[:2])
+    precise = "float64" in call.types[:2]
+    first, second = (np.float32(v) if isinstance(v, float) and not precise else v for v in call.inputs[:2])
     difference = combined(call, first, second, sign, -sign)
     return call.emit(Heaviside(_AT_EQUAL[name]), difference)
+
+
+def _true_or_false(call: Call, count: int) -> None:
+    """Refuses inputs that are numbers."""
+    kinds = [kind for kind in call.types[:count] if kind != "bool"]
+    if kinds:
+        raise unsupported(call, f"numbers of type {kinds[0] or 'Python'}", "Compare them with another number before.")
 
 
 @onnx("Not")
 @aten("logical_not.default", "bitwise_not.default")
 def _not(call: Call) -> Ref:
+    _true_or_false(call, 1)
     return shifted(call.emit, scaled(call.emit, variable(call), -1.0), 1.0)
 
 
 @onnx("And")
 @aten("logical_and.default", "bitwise_and.Tensor", "__and__.Tensor")
 def _and(call: Call) -> Ref:
+    _true_or_false(call, 2)
     return _times(call, call.inputs[0], call.inputs[1], (0.0, 1.0))
 
 
 @onnx("Or")
 @aten("logical_or.default", "bitwise_or.Tensor", "__or__.Tensor")
 def _or(call: Call) -> Ref:
+    _true_or_false(call, 2)
     a, b = (combined(call, 1.0, c, 1.0, -1.0) if isinstance(c, Ref) else 1.0 - array(c) for c in call.inputs[:2])
     return combined(call, 1.0, _times(call, a, b, (0.0, 1.0)), 1.0, -1.0)
 
