@@ -22,6 +22,8 @@ from ascertain.graph.graph import Graph
 __all__ = ["Lipschitz", "lipschitz", "lipschitz_pairs", "plant_constant"]
 
 NORMS = (1.0, 2.0, np.inf)
+PATIENCE = 4
+"""Points that may prove less than the best before the search for a better one ends."""
 METHODS = ("auto", "interior", "first-order", "layer", "product", *SOLVERS)
 
 
@@ -170,14 +172,16 @@ def _parts(form: Plant, norms: Norms) -> list[tuple[Plant, Norms]]:
         outputs = [form.toward(row) for row in np.eye(form.output.shape[0])]
         inner = 2.0
     if norms.input == 1:
-        return [(part.along(j), Norms(2.0, inner)) for part in outputs for j in range(form.inputs)]
+        return [(part.along(j).reduced(), Norms(2.0, inner)) for part in outputs for j in range(form.inputs)]
     return [(part, Norms(norms.input, inner)) for part in outputs]
 
 
 def _one(form: Plant, norms: Norms, method: str, tolerance: float, deadline: float, hash: str) -> Lipschitz:
     """The constant of one plant for input norm 2 or inf, output norm 2 or 1."""
     started = time.monotonic()
-    if form.output.size().any() and (form.size or norms != EUCLIDEAN):
+    if not form.output.size().any():
+        return Lipschitz(0.0, norms.input, norms.output, Evidence.PROVED, "constant output", np.inf, 0.0, 0.0, 0, 0.0)
+    if form.size or norms != EUCLIDEAN:
         solver = "interior" if method == "layer" else method
         found = multipliers(
             form,
@@ -211,16 +215,17 @@ def _one(form: Plant, norms: Norms, method: str, tolerance: float, deadline: flo
 def _proved(form: Plant, norms: Norms, found: Multipliers, hash: str) -> tuple[float, Certificate]:
     """The best proof: points further inside are worse in floats but need less room for rounding, up to where they only lose."""
     best: Proof | None = None
+    enough, losses = found.value * (1 + 1e-9), 0
     for i, point in enumerate(found.found):
         proof = _attempt(form, norms, point)
-        if best is not None and (proof is None or proof.value >= best.value):
-            break
-        if proof is not None:
+        if proof is not None and (best is None or proof.value < best.value):
             best = proof
-            if i and (closer := _between(form, norms, found.found[i - 1], point, proof)) is not None:
+            if i and proof.value > enough and (closer := _between(form, norms, found.found[i - 1], point, proof, enough)):
                 best = closer
-            if best.value <= found.value * (1 + 1e-9):
-                break
+        elif best is not None:
+            losses += 1
+        if best is not None and (best.value <= enough or losses > PATIENCE):
+            break
     if best is None:
         raise UnsupportedError("The solver's multipliers could not be verified. Use method='product', or scale the weights.")
     every = np.eye(form.output.shape[0])
@@ -236,15 +241,17 @@ def _attempt(form: Plant, norms: Norms, point: Variables) -> Proof | None:
         return None
 
 
-def _between(form: Plant, norms: Norms, outer: Variables, inner: Variables, least: Proof) -> Proof | None:
+def _between(form: Plant, norms: Norms, outer: Variables, inner: Variables, least: Proof, enough: float) -> Proof | None:
     """A better proof from points between one that proved less, or nothing, and one that proved ``least``: the set is convex."""
     best: Proof | None = None
-    for share in (0.5, 0.25, 0.125, 0.0625):
+    for share in (0.5, *(0.25**k for k in range(1, 11))):
         pairs = ((outer.factors, inner.factors), (outer.input, inner.input), (outer.output, inner.output))
         proof = _attempt(form, norms, Variables(*((1 - share) * a + share * b for a, b in pairs)))
         if proof is None or proof.value >= (best or least).value:
             break
         best = proof
+        if proof.value <= enough:
+            break
     return best
 
 

@@ -69,7 +69,8 @@ class Enclosure:
         radius = doubt @ right
         if other.radius is not None:
             radius += self.size() @ other.radius
-        return Enclosure(self.middle @ other.middle, radius * ROOM + DOUBLE.tiny)
+        underflow = DOUBLE.tiny if left.any() and right.any() else 0.0
+        return Enclosure(self.middle @ other.middle, radius * ROOM + underflow)
 
 
 def congruence(matrix: Enclosure, inner: Enclosure) -> Enclosure:

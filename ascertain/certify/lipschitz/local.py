@@ -9,7 +9,7 @@ import numpy as np
 
 from ascertain.certify.lipschitz.constant import directions_of, norm_of, plant_constant
 from ascertain.certify.lipschitz.jacobian import graph_bounds, jacobian
-from ascertain.certify.lipschitz.plant import assemble
+from ascertain.certify.lipschitz.plant import assemble, slopes
 from ascertain.certify.lipschitz.program import Norms
 from ascertain.errors import DataError, ShapeError, UnsupportedError
 from ascertain.evidence import Evidence
@@ -20,7 +20,7 @@ from ascertain.properties.sets import InputSet
 
 __all__ = ["LocalLipschitz", "jacobian_bounds", "local_lipschitz"]
 
-METHODS = ("auto", "bounds", "program", "search", "milp")
+METHODS = ("auto", "bounds", "program", "product", "search", "milp")
 FEW = 16
 """Free inputs up to which boxes are split."""
 MOST_WORK = 1e5
@@ -101,10 +101,11 @@ def local_lipschitz(
 
     ``pair`` (a, b): of output a minus output b; ``directions`` (k, n_out): of these combinations of outputs. Only inputs that vary
     in the set count. ``method``: ``bounds`` (linear bounds of the Jacobian), ``program`` (the semidefinite program with the slopes
-    that are possible on the set), ``search`` (branch and bound over boxes of inputs), ``milp`` (ReLU networks, norm inf, evidence
-    BOUNDED) or ``auto``: the first two, then search where few inputs vary. The search ends at a relative ``tolerance`` or after
-    ``timeout`` seconds. Of a polytope the box around it counts for the upper bound. Raises UnsupportedError for operators without a
-    derivative rule or with unbounded slopes on the set.
+    that are possible on the set), ``product`` (of layer norms with the values that are possible on the set), ``search`` (branch and
+    bound over boxes of inputs), ``milp`` (ReLU networks, norm inf, evidence BOUNDED) or ``auto``: bounds, program or product, then
+    search where few inputs vary. The search ends at a relative ``tolerance`` or after ``timeout`` seconds. Of a polytope the box
+    around it counts for the upper bound. Raises UnsupportedError for operators without a derivative rule or with unbounded slopes
+    on the set.
     """
     if method not in METHODS or not 0 < tolerance < 1 or not timeout > 0:
         raise DataError(
@@ -143,7 +144,7 @@ def _solve(task: _Task, method: str, started: float) -> LocalLipschitz:
     bounds = LocalBounds(found, task.norm, plan, single)
     search = LocalSearch(bounds, task.sets, region, task.tolerance, task.deadline)
     search.climb()
-    if method != "milp":
+    if method not in ("milp", "product"):
         values, _, bounded = bounds.upper(region)
         task.undecided = int(sum(int(t.sum()) for t in bounds.undecided(bounded, 1).values()))
         task.found(float(values[0]), "bounds")
@@ -152,8 +153,8 @@ def _solve(task: _Task, method: str, started: float) -> LocalLipschitz:
             values = bounds.norms(*(torch.from_numpy(end)[None] for end in ends))
             task.found(float(values[0]), "optimised bounds")
     size = len(task.free) + task.undecided
-    if method == "program" or (method == "auto" and task.best[0] > search.enough and size <= LARGEST_PROGRAM):
-        _program(task, asked=method == "program")
+    if method in ("program", "product") or (method == "auto" and task.best[0] > search.enough):
+        _structured(task, method, size)
     if method == "milp":
         from ascertain.certify.lipschitz.local_milp import largest_norm
 
@@ -186,36 +187,35 @@ def _solve(task: _Task, method: str, started: float) -> LocalLipschitz:
     )
 
 
-def _program(task: _Task, asked: bool) -> None:
-    """The semidefinite bound with the slopes that are possible on the set."""
+def _structured(task: _Task, method: str, size: int) -> None:
+    """Bounds by the network's structure, with the slopes and values that are possible on the set.
+
+    The semidefinite program, or where that does not know an operator or is too large the product of norms.
+    """
     from ascertain.certify.bounds import bound_nodes
     from ascertain.certify.deep import region_of
+    from ascertain.certify.lipschitz.spectral import local_product
     from ascertain.certify.plan import Plan
 
     graph = lowered(task.network, keep=(Univariate,))
     plan = Plan.compile(graph)
     bounded = bound_nodes(plan, region_of(task.sets, plan.dtype, plan.device))
-    ranges = {}
-    for i, node in enumerate(graph.nodes):
-        if isinstance(node.operator, Univariate) and node.inputs[0] in bounded.boxes:
-            low, high = (t[0].reshape(1, *node.shape).numpy() for t in bounded.boxes[node.inputs[0]])
-            ranges[i] = _slopes(node.operator, low, high)
-    try:
-        form = assemble(graph, ranges).toward(task.rows).along(*task.free)
-        left = max(task.deadline - time.monotonic(), 1.0)
-        task.found(plant_constant(form, Norms(task.norm, task.norm), timeout=left).value, "program")
-    except UnsupportedError:
-        if asked:
-            raise
-
-
-def _slopes(operator: Univariate, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Possible slopes on boxes, flat, rounded outward as those on the whole line are."""
-    from ascertain.certify.lipschitz.plant import outward
-
-    with np.errstate(all="ignore"):
-        first, last = operator.slope_range(low, high)
-    return outward(np.asarray(first, np.float64).reshape(-1), -1.0), outward(np.asarray(last, np.float64).reshape(-1), 1.0)
+    boxes = {i: (low[0].numpy(), high[0].numpy()) for i, (low, high) in (bounded.every | bounded.boxes).items()}
+    if method == "program" or (method == "auto" and size <= LARGEST_PROGRAM):
+        ranges = {}
+        for i, node in enumerate(graph.nodes):
+            if isinstance(node.operator, Univariate):
+                low, high = (e.reshape(1, *node.shape) for e in boxes[node.inputs[0]])
+                ranges[i] = slopes(node, (low, high))
+        try:
+            form = assemble(graph, ranges).toward(task.rows).along(*task.free)
+            left = max(task.deadline - time.monotonic(), 1.0)
+            task.found(plant_constant(form, Norms(task.norm, task.norm), timeout=left).value, "program")
+            return
+        except UnsupportedError:
+            if method == "program":
+                raise
+    task.found(local_product(graph, task.norm, task.rows, boxes), "product of norms")
 
 
 def jacobian_bounds(network: Graph, sets: InputSet, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

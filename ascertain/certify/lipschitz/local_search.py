@@ -21,7 +21,7 @@ from ascertain.certify.bounds import Bounded, bound_nodes
 from ascertain.certify.linear import Boxes, backward, charges
 from ascertain.certify.lipschitz.enclosure import ROOM, Enclosure
 from ascertain.certify.lipschitz.jacobian import Jacobian
-from ascertain.certify.lipschitz.spectral import matrix_norm
+from ascertain.certify.lipschitz.pointwise import matrix_norm
 from ascertain.certify.plan import Plan
 from ascertain.certify.region import Region
 from ascertain.operators.derivatives import Slope
@@ -118,7 +118,7 @@ class LocalBounds:
         for s in self.plan.steps:
             if isinstance(s.nonlinear, Slope):
                 low, high = bounded.boxes[s.inputs[0]]
-                found[s.index] = ((low <= 0) & (high >= 0)).expand(batch, -1)
+                found[s.index] = ~((low > 0) | (high < 0)).expand(batch, -1)  # NaN is undecided
         return found
 
     def patterns(self, boxes: np.ndarray, undecided: dict[int, Tensor], bounded: Bounded) -> np.ndarray:

@@ -19,11 +19,15 @@ from ascertain.errors import DataError, UnsupportedError
 from ascertain.graph.graph import Constant, Graph, Node
 from ascertain.graph.passes import lower
 from ascertain.operators.base import Affine, Univariate
+from ascertain.operators.piecewise import PiecewiseLinear, Relu
 
-__all__ = ["Plant", "Slopes", "Stage", "assemble", "outward", "plant", "slopes"]
+__all__ = ["Plant", "Slopes", "Stage", "assemble", "plant", "slopes"]
 
 Slopes = tuple[np.ndarray, np.ndarray]
 """(m,) smallest and largest incremental slopes, exact."""
+
+_ROOM = 1e-12
+"""Above the error, relative to 1 + its size, of a slope that is computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +94,7 @@ class Plant:
             return self
         first = self.stages[0]
         seen = first.gate.middle if first.keep is None else np.vstack([first.gate.middle, first.keep.middle])
-        if len(seen) >= self.inputs:
+        if len(seen) >= self.inputs or not len(seen):
             return self
         small = np.linalg.qr(seen.T)[1].T
         keep = None if first.keep is None else Enclosure(small[first.size :])
@@ -99,7 +103,13 @@ class Plant:
 
     def reduced(self) -> Plant:
         """The equal plant without the nonlinearities that are linear: one possible slope, or an input that never moves."""
-        return replace(self, stages=tuple(_without_linear(s) for s in self.stages))
+        stages, moving = [], np.ones(self.inputs, bool)
+        for stage in self.stages:
+            smaller, moving = _without_linear(stage, moving)
+            stages.append(smaller)
+        if not self.output.size()[:, moving].any():
+            return Plant(self.inputs, (), Enclosure(np.zeros((self.output.shape[0], self.inputs))))
+        return replace(self, stages=tuple(stages))
 
 
 def plant(graph: Graph) -> Plant:
@@ -159,19 +169,34 @@ def _bends(graph: Graph, ranges: Mapping[int, Slopes]) -> list[int]:
     return found
 
 
-def slopes(node: Node) -> Slopes:
-    """Smallest and largest incremental slope of each entry on the whole line, flat, rounded outward."""
+def slopes(node: Node, box: tuple[np.ndarray, np.ndarray] | None = None) -> Slopes:
+    """Smallest and largest incremental slope of each entry on a ``box`` of its inputs, (1, *shape) each, or on the whole line.
+
+    Flat, rounded outward where the operator's slopes are not its parameters. Raises DataError for parameters that are no numbers.
+    """
     everywhere = np.full((1, *node.shape), np.inf)
-    low, high = node.operator.slope_range(-everywhere, everywhere)  # type: ignore[attr-defined]
-    low, high = (np.broadcast_to(np.asarray(s, np.float64), everywhere.shape).reshape(-1) for s in (low, high))
+    exact = isinstance(node.operator, (Relu, PiecewiseLinear))
+    low, high = _stated(node, -everywhere, everywhere)
     if not (low <= high).all():
         raise DataError(f"node {node.name!r} ({node.operator.name}) states slopes that are no numbers; repair its parameters.")
-    return outward(low, -1.0), outward(high, 1.0)
+    low, high = (low, high) if exact else (_outward(low, -1.0), _outward(high, 1.0))
+    if box is None:
+        return low, high
+    first, last = _stated(node, *box)
+    room = 0.0 if exact else _ROOM
+    return np.fmax(first - room * (1 + abs(first)), low), np.fmin(last + room * (1 + abs(last)), high)
 
 
-def outward(x: np.ndarray, way: float) -> np.ndarray:
-    """Numbers of few bits stay; others may have been rounded, also several times."""
-    return np.where(x * 64 == np.round(x * 64), x, x + way * 1e-12 * (1 + abs(x)))
+def _stated(node: Node, lower: np.ndarray, upper: np.ndarray) -> Slopes:
+    with np.errstate(all="ignore"):
+        found = node.operator.slope_range(lower, upper)  # type: ignore[attr-defined]
+    low, high = (np.broadcast_to(np.asarray(s, np.float64), lower.shape).reshape(-1) for s in found)
+    return low, high
+
+
+def _outward(x: np.ndarray, way: float) -> np.ndarray:
+    """Limits of few bits stay; others may have been rounded, also several times."""
+    return np.where((x * 64 == np.round(x * 64)) & (abs(x) <= 64), x, x + way * _ROOM * (1 + abs(x)))
 
 
 def _groups(graph: Graph, bends: list[int]) -> list[tuple[int, ...]]:
@@ -315,16 +340,22 @@ def _moves(columns: np.ndarray) -> bool:
     return bool(np.all((flat == 0.0) | (flat == 1.0)) and np.all(np.count_nonzero(flat, axis=1) <= 1))
 
 
-def _without_linear(stage: Stage) -> Stage:
-    """The stage with w_i = slope z_i put in where that is what it says."""
-    still = ~np.asarray(stage.gate.size().any(1))
+def _without_linear(stage: Stage, moving: np.ndarray) -> tuple[Stage, np.ndarray]:
+    """The stage with w_i = slope z_i put in where that is what it says, and which entries of the next state can move.
+
+    ``moving`` (s,) says so of the state before.
+    """
+    still = ~np.asarray(stage.gate.size()[:, moving].any(1))
     if stage.loop is not None:
         still &= ~stage.loop.size().any(1)
+    feed = Enclosure(np.eye(stage.size)) if stage.feed is None else stage.feed
+    after = np.asarray(feed.size()[:, ~still & ((stage.low != 0) | (stage.high != 0))].any(1))
+    if stage.keep is not None:
+        after |= stage.keep.size()[:, moving].any(1)
     fixed = np.flatnonzero(still | (stage.low == stage.high))
     if not len(fixed) or (stage.loop is not None and not still[fixed].all()):
-        return stage
+        return stage, after
     free = np.setdiff1d(np.arange(stage.size), fixed)
-    feed = Enclosure(np.eye(stage.size)) if stage.feed is None else stage.feed
     slope = np.where(still, 0.0, stage.low)[fixed]
     keep = stage.keep
     if slope.any():
@@ -332,4 +363,5 @@ def _without_linear(stage: Stage) -> Stage:
         keep = through if keep is None else keep + through
     loop = None if stage.loop is None else stage.loop.T.columns(free).T.columns(free)
     gate = stage.gate.T.columns(free).T
-    return replace(stage, gate=gate, keep=keep, feed=feed.columns(free), low=stage.low[free], high=stage.high[free], loop=loop)
+    low, high = stage.low[free], stage.high[free]
+    return replace(stage, gate=gate, keep=keep, feed=feed.columns(free), low=low, high=high, loop=loop), after

@@ -119,7 +119,7 @@ def program(plant: Plant, norms: Norms = EUCLIDEAN, layers: bool = False) -> Pro
         diagonal = np.concatenate([diagonal, np.arange(n, n + m)])
         group, cost = np.concatenate([group, len(cost) + np.arange(m)]), np.concatenate([cost, np.ones(m)])
     sizes = [s.size for s in plant.stages]
-    shared = np.repeat(np.cumsum([n > 0 for n in sizes]) - 1, sizes) if layers else np.arange(plant.size)
+    shared = np.repeat(np.cumsum([n > 0 for n in sizes], dtype=int) - 1, np.array(sizes, int)) if layers else np.arange(plant.size)
     low = np.concatenate([s.low for s in plant.stages] or [np.zeros(0)])
     high = np.concatenate([s.high for s in plant.stages] or [np.zeros(0)])
     return Program(gate, constant, low, high, slice(n0, n), diagonal, group, shared, cost, spans)

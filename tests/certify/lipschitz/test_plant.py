@@ -204,3 +204,46 @@ def test_an_uncertain_weight_counts():
     first = form.stages[0]
     doubt = Enclosure(first.gate.middle, np.full(first.gate.shape, 1e-4))
     assert plant_constant(replace(form, stages=(replace(first, gate=doubt), *form.stages[1:]))).value > base
+
+
+NORMS = [(p, q) for p in (1, 2, np.inf) for q in (1, 2, np.inf)]
+
+
+@pytest.mark.parametrize("method", ["auto", "layer", "product"])
+@pytest.mark.parametrize(("p", "q"), NORMS)
+def test_networks_that_never_move_have_constant_zero(p, q, method):
+    weights = gaussian((3, 4, 4, 2), 0)
+    for place in range(3):
+        flat = [w * (i != place) for i, w in enumerate(weights)]
+        assert lipschitz(mlp(flat), p, output_norm=q, method=method).value <= 1e-100
+    column = [weights[0] * np.array([1.0, 0.0, 1.0]), *weights[1:]]
+    assert lipschitz(mlp(column), p, output_norm=q, method=method).value > 0
+
+
+@pytest.mark.parametrize(("p", "q"), NORMS)
+def test_linear_networks_with_one_multiplier_for_each_layer(p, q):
+    network = mlp(gaussian((3, 2), 0))
+    assert lipschitz(network, p, output_norm=q, method="layer").value == lipschitz(network, p, output_norm=q).value
+
+
+def test_slopes_on_boxes_are_exact_only_where_the_operator_states_them():
+    def on(operator, low, high):
+        builder = Builder()
+        x = builder.input((1,))
+        y = builder(operator, x)
+        box = np.full((1, 1), float(low)), np.full((1, 1), float(high))
+        return tuple(float(s[0]) for s in slopes(builder.nodes[y.index], box))
+
+    assert on(LeakyRelu(0.01), -3, -2) == (0.01, 0.01) and on(Relu(), -3, -2) == (0, 0) and on(Clip(0, 1), 2, 3) == (0, 0)
+    low, high = on(Gelu(), 10, 11)
+    assert low < 1 < high < 1 + 1e-11  # the derivative itself rounds to 1 there
+    low, high = on(Exp(), 36, 40)
+    assert low < np.exp(36.0) and high > np.exp(40.0)
+    assert on(Tanh(), -30, 30)[0] == 0 and on(Tanh(), -30, 30)[1] == 1
+
+
+def test_sorting_is_known_in_every_norm():
+    weights = gaussian((4, 6, 3), 0)
+    for norm in (1, 2, np.inf):
+        truth = np.prod([np.linalg.norm(w, norm) for w in weights])
+        assert lipschitz(mlp(weights, lambda: GroupSort(1, 3)), norm, method="product").value == pytest.approx(truth, rel=1e-6)

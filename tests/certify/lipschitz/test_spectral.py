@@ -5,7 +5,8 @@ import pytest
 
 from ascertain.certify.lipschitz import Norms
 from ascertain.certify.lipschitz.enclosure import Enclosure
-from ascertain.certify.lipschitz.spectral import affine_norms, matrix_norm, product_bound, torus_norm
+from ascertain.certify.lipschitz.pointwise import matrix_norm
+from ascertain.certify.lipschitz.spectral import affine_norms, product_bound, torus_norm
 from ascertain.graph import Builder
 from ascertain.operators import AveragePool, Conv, Dense, Exp, Relu, Reshape, Sum, Transpose
 from tests.certify.lipschitz.networks import gaussian, maxmin, mlp
