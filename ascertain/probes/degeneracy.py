@@ -60,7 +60,8 @@ class Coupling:
     """Free directions that two adjacent dense layers share: units that always fire together act as one linear map.
 
     A group of synchronised units whose activations have rank p and whose gradients have rank q adds p q directions: 1 for a single
-    rectifier (its positive rescaling), s^2 for s generic ones, fewer where fewer outputs read them.
+    rectifier (its positive rescaling), s^2 for s generic ones, fewer where fewer outputs read them. Units that always fire do so
+    together with the constant 1 of biases, which counts in p where both layers have one.
     """
 
     producer: str
@@ -71,11 +72,12 @@ class Coupling:
     @property
     def rescaling(self) -> int:
         """Positive rescalings of units that fire on a set of their own."""
-        return sum(f for f, group in zip(self.free, self.groups, strict=True) if len(group) == 1)
+        return sum(min(f, 1) for f, group in zip(self.free, self.groups, strict=True) if len(group) == 1)
 
     @property
     def synchronised(self) -> int:
-        return sum(f for f, group in zip(self.free, self.groups, strict=True) if len(group) > 1)
+        """Mixing of units that fire together, and exchange of their constants for the biases that follow."""
+        return sum(self.free) - self.rescaling
 
 
 @dataclass(frozen=True)
@@ -359,6 +361,9 @@ def _couplings(records: list[_Record], reads: dict[str, set[str]], linear: dict[
         fired = np.concatenate(record.fired)
         label = np.zeros(width, int) if linear[name] else np.unique(fired, axis=1, return_inverse=True)[1].reshape(-1)
         groups = [np.flatnonzero(label == k) for k in range(label.max() + 1)]
-        free = [after.rank(tolerance, g) * record.gradients.rank(tolerance, g) for g in groups]
+        biased = record.bias and all(named[reader].bias for reader in readers)
+        always = [linear[name] or bool(fired[:, g].all()) for g in groups]
+        columns = [np.append(g, width) if biased and steady else g for g, steady in zip(groups, always, strict=True)]
+        free = [after.rank(tolerance, c) * record.gradients.rank(tolerance, g) for c, g in zip(columns, groups, strict=True)]
         found.append(Coupling(name, tuple(sorted(readers)), tuple(tuple(map(int, g)) for g in groups), tuple(free)))
     return found

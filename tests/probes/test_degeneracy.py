@@ -102,6 +102,24 @@ def test_biases_depth_and_smooth_activations():
     assert degeneracy(smooth, x).free == 0 == dense_free(smooth, x)
 
 
+@pytest.mark.parametrize(("widths", "act", "lift"), [
+    ((5, 7, 6, 3), nn.ReLU, 0.0), ((5, 7, 6, 3), nn.ReLU, 9.0), ((4, 3, 2), nn.Identity, 0.0), ((3, 5, 4, 2), nn.Identity, 0.0),
+    ((4, 6, 2), nn.ReLU, 9.0),
+])  # fmt: skip
+@pytest.mark.parametrize("seed", range(3))
+def test_units_that_always_fire_exchange_their_constants_for_biases(widths, act, lift, seed):
+    torch.manual_seed(seed)
+    parts = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), act())]
+    module = nn.Sequential(*parts[:-1]).double()
+    with torch.no_grad():
+        module[0].bias[:2] += lift
+    x = torch.randn(400, widths[0], dtype=torch.float64)
+    found = degeneracy(module, x)
+    assert found.free == dense_free(module, x) == sum(found.kinds.values()) and found.kinds["unexplained"] == 0
+    if lift and len(widths) == 3:
+        assert found.kinds["synchronised"] == 2 * 3 and found.kinds["rescaling"] == 4  # two units and the constant
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_the_count_does_not_depend_on_units(scale):
     module = net(5, 6, 2)
