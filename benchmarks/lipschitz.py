@@ -30,7 +30,7 @@ from ascertain.operators import Dense, GroupSort, Relu, Sum
 from ascertain.operators.base import Operator
 
 SIZES = [(16, 2), (16, 3), (16, 5), (32, 2), (32, 3), (32, 5), (64, 2), (64, 3), (64, 5), (128, 2), (128, 3), (128, 5)]
-WIDE = [(256, 3), (256, 5), (512, 3)]
+WIDE = [(256, 3), (256, 5), (512, 3), (1000, 10)]
 OPTIMA = {
     (16, 2): 2.6120,
     (16, 3): 2.6792,

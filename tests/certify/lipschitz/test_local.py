@@ -102,6 +102,21 @@ def test_table_exact(sizes, radius, true, program):
     assert solved.upper == pytest.approx(searched.lower, rel=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_mixed_integer_program_equals_the_enumeration_of_regions(seed):
+    rng = np.random.default_rng(seed)
+    weights, biases = gaussian([2, 5, 5, 1], seed), [0.3 * rng.normal(size=5) for _ in range(2)]
+    true = max(operator_norm(j, np.inf, np.inf) for j in regions(weights, biases, box=1.0))
+    found = local_lipschitz(mlp(weights, biases=biases), around([0.0, 0.0], 1.0), method="milp")
+    assert found.upper == pytest.approx(true, rel=1e-9) and found.lower <= true * (1 + 1e-12)
+
+
+def test_many_inputs_by_the_program():
+    network, box, _, _ = table((100, 24, 24, 1), 0.05)
+    found = local_lipschitz(network, box, method="program")
+    assert found.lower <= found.root["program"] < 0.5 * found.root["bounds"]
+
+
 @pytest.mark.parametrize("name, norm", [(name, NORMS[i % 3]) for i, name in enumerate(MODULES)])
 def test_never_below_samples(name, norm):
     module, graph, inputs = made(name, seed=4)
