@@ -16,6 +16,7 @@ from torch import nn
 from ascertain.errors import DataError, ResourceError, ShapeError
 from ascertain.graph import Graph
 from ascertain.probes.capture import Tap, tap, unknown
+from ascertain.probes.measure import Rows
 
 __all__ = ["Activations", "FewSamplesWarning", "Moments", "activations"]
 
@@ -28,7 +29,10 @@ class FewSamplesWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class Activations(Mapping[str, np.ndarray]):
-    """Rows (samples, or positions of samples) by features, for each layer; a mapping from layer names to arrays."""
+    """Rows (samples, or positions of samples) by features, for each layer; a mapping from layer names to arrays.
+
+    The arrays know how many rows belong to a sample, and measures keep these together.
+    """
 
     rows: Mapping[str, np.ndarray]
     places: Mapping[str, int]
@@ -38,10 +42,10 @@ class Activations(Mapping[str, np.ndarray]):
     maps: str
     """How maps and sequences became rows."""
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Rows:
         if name not in self.rows:
             raise unknown(name, tuple(self.rows), "the capture")
-        return self.rows[name]
+        return Rows.of(self.rows[name], self.places[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.rows)

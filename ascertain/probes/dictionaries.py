@@ -10,7 +10,7 @@ import numpy as np
 
 from ascertain.errors import DataError, ShapeError
 from ascertain.evidence import Evidence
-from ascertain.probes.measure import checked, predicted
+from ascertain.probes.measure import checked, each_sample, predicted
 
 __all__ = ["ReconstructionError", "reconstruction_error"]
 
@@ -34,12 +34,19 @@ class ReconstructionError:
 
 
 def reconstruction_error(
-    rows: np.ndarray, reconstruct: Callable[[np.ndarray], Any] | np.ndarray, *, folds: int = 5, places: int = 1, seed: int = 0
+    rows: np.ndarray,
+    reconstruct: Callable[[np.ndarray], Any] | np.ndarray,
+    *,
+    folds: int = 5,
+    places: int | None = None,
+    seed: int = 0,
 ) -> ReconstructionError:
     """Splits the error of a reconstruction (a function of rows (n, d), or its values) into what x foretells linearly and the rest.
 
-    ``places`` rows of one sample (tokens of a text) stay in one fold. Raises DataError and ShapeError.
+    ``places`` rows of one sample (tokens of a text; by default, as a capture says) stay in one fold. Raises DataError and
+    ShapeError.
     """
+    places = each_sample(places, rows)
     x = checked(rows).astype(np.float64)
     found = reconstruct(rows) if callable(reconstruct) else reconstruct
     r = np.asarray(found.detach().cpu() if hasattr(found, "detach") else found, dtype=np.float64)

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from ascertain.errors import DataError
 from ascertain.evidence import Evidence
 from ascertain.probes.importing import undisturbed
-from ascertain.probes.measure import centred, checked
+from ascertain.probes.measure import centred, checked, each_sample
 
 __all__ = ["Dimension", "dimension"]
 
@@ -43,7 +43,13 @@ class Dimension:
 
 
 def dimension(
-    rows: np.ndarray, method: Method = "participation ratio", *, k: int = 20, places: int = 1, subsets: int = 5, seed: int = 0
+    rows: np.ndarray,
+    method: Method = "participation ratio",
+    *,
+    k: int = 20,
+    places: int | None = None,
+    subsets: int = 5,
+    seed: int = 0,
 ) -> Dimension:
     """The dimension of rows (n, d), with jackknife interval and a curve over subsets of n/8, n/4 and n/2 samples.
 
@@ -51,8 +57,9 @@ def dimension(
     rank`` exp of the entropy of the normalised singular values (Roy and Vetterli, 2007). ``twonn`` fits log(r2/r1) of the two
     nearest neighbours through the origin, largest tenth discarded (Facco et al., 2017); ``mle`` averages the inverse estimates
     from ``k`` neighbours (Levina and Bickel, 2004; MacKay and Ghahramani, 2005). Both fall short above about 10 dimensions;
-    duplicates are removed for them. ``places`` rows of one sample stay together in subsets.
+    duplicates are removed for them. ``places`` rows of one sample (by default, as a capture says) stay together in subsets.
     """
+    places = each_sample(places, rows)
     x = checked(rows)
     if method not in ("participation ratio", "effective rank", "stable rank", "twonn", "mle"):
         raise DataError(f"method={method!r} is not known; see the documentation of dimension() for the five there are.")

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from ascertain.errors import DataError, ShapeError
 from ascertain.evidence import Evidence
 from ascertain.probes.importing import undisturbed
-from ascertain.probes.measure import checked
+from ascertain.probes.measure import checked, each_sample
 
 __all__ = ["LinearProbe", "linear_probe", "wilson"]
 
@@ -57,15 +57,24 @@ def wilson(rate: float, count: int) -> tuple[float, float]:
 
 
 def linear_probe(
-    rows: np.ndarray, labels: Any, *, types: Any = None, places: int = 1, folds: int = 5, strength: float = 1.0, seed: int = 0
+    rows: np.ndarray,
+    labels: Any,
+    *,
+    types: Any = None,
+    places: int | None = None,
+    folds: int = 5,
+    strength: float = 1.0,
+    seed: int = 0,
 ) -> LinearProbe:
     """Cross-validated accuracy of labels (n,) from rows (n, d), with a control task (Hewitt and Liang, 2019).
 
     The control task gives every one of ``types`` (n,), such as word identities, a random label of the same frequencies, so that it
     can only be learned by heart. Without types every sample is its own: then held-out control accuracy is chance and ``memorised``
-    tells the probe's capacity. ``places`` rows of a sample share its label, or have one each, and stay in one fold. Features are
-    standardised; ``strength`` is the inverse of the penalty. Raises DataError and ShapeError.
+    tells the probe's capacity. ``places`` rows of a sample (by default, as a capture says) share its label, or
+    have one each, and stay in one fold. Features are standardised; ``strength`` is the inverse of the penalty. Raises DataError and
+    ShapeError.
     """
+    places = each_sample(places, rows)
     x = checked(rows)
     y = np.asarray(labels).reshape(-1)
     count = len(x) // places

@@ -11,7 +11,7 @@ import numpy as np
 
 from ascertain.errors import DataError, ResourceError, ShapeError
 
-__all__ = ["Basis", "Measure", "basis", "centred", "checked", "predicted", "square"]
+__all__ = ["Basis", "Measure", "Rows", "basis", "centred", "checked", "each_sample", "predicted", "square"]
 
 TOLERANCE = {2: 1e-3, 4: 1e-6, 8: 1e-10}
 """Singular values below this fraction of the largest are rounding of the network's own arithmetic, by bytes of a number."""
@@ -19,6 +19,24 @@ TOLERANCE = {2: 1e-3, 4: 1e-6, 8: 1e-10}
 
 SQUARE_BYTES = 2e9
 """What a matrix over all pairs of rows may take."""
+
+
+class Rows(np.ndarray):
+    """Rows of a layer that know how many of them, one after the other, belong to each sample; parts and results know no more."""
+
+    places = 1
+
+    @classmethod
+    def of(cls, rows: np.ndarray, places: int) -> Rows:
+        """A view of rows."""
+        found = rows.view(cls)
+        found.places = places
+        return found
+
+
+def each_sample(places: int | None, *rows: Any) -> int:
+    """Rows that belong to each sample: as given, or as captured rows say."""
+    return max(getattr(x, "places", 1) for x in rows) if places is None else places
 
 
 class Measure(ABC):

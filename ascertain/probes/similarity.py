@@ -14,7 +14,7 @@ from ascertain.evidence import Evidence
 from ascertain.probes.activations import Activations, Moments
 from ascertain.probes.canonical import SVCCA
 from ascertain.probes.kernels import CKA
-from ascertain.probes.measure import Measure, checked
+from ascertain.probes.measure import Measure, checked, each_sample
 
 __all__ = ["Convergence", "Similarity", "SimilarityMap", "convergence", "similarity", "similarity_map", "time_map"]
 
@@ -107,14 +107,22 @@ class Convergence:
 
 
 def similarity(
-    first: Any, second: Any, measure: Measure | None = None, *, places: int = 1, groups: int = 10, shuffles: int = 20, seed: int = 0
+    first: Any,
+    second: Any,
+    measure: Measure | None = None,
+    *,
+    places: int | None = None,
+    groups: int = 10,
+    shuffles: int = 20,
+    seed: int = 0,
 ) -> Similarity:
     """A similarity of two sets of rows (n, d) and (n, d') of the same samples; debiased linear CKA by default.
 
-    ``places`` rows belong to each sample and stay together in the jackknife over ``groups`` (at least 2) and in the ``shuffles``
-    that give the level of chance. Raises DataError (NaN, constant, fewer than 4 samples) and ShapeError (different samples).
+    ``places`` rows (by default, as a capture says) belong to each sample and stay together in the jackknife over ``groups`` (at
+    least 2) and in the ``shuffles`` that give the level of chance. Raises DataError (NaN, constant, fewer than 4 samples) and
+    ShapeError (different samples).
     """
-    measure = measure or CKA()
+    measure, places = measure or CKA(), each_sample(places, first, second)
     x, y = checked(first, "the first rows"), checked(second, "the second rows")
     count = _paired(x, y, places)
     a, b = measure.prepare(x), measure.prepare(y)

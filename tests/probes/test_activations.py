@@ -15,9 +15,12 @@ from ascertain import load
 from ascertain.errors import AscertainError, DataError, ModelError, ResourceError, ShapeError
 from ascertain.probes.activations import FewSamplesWarning, activations
 from ascertain.probes.canonical import CCA, PWCCA, SVCCA
+from ascertain.probes.dictionaries import reconstruction_error
+from ascertain.probes.dimension import dimension
 from ascertain.probes.geometry import Procrustes
 from ascertain.probes.kernels import CKA
-from ascertain.probes.similarity import similarity_map
+from ascertain.probes.linear_probes import linear_probe
+from ascertain.probes.similarity import similarity, similarity_map
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*CCA of all directions.*")
 
@@ -368,3 +371,24 @@ def test_narrow_numbers_are_widened():
 def test_few_samples_are_warned_of():
     with pytest.warns(FewSamplesWarning, match="144 features"):
         activations(convolutional(), None, images(), maps="flattened")
+
+
+def test_rows_know_how_many_of_them_belong_to_a_sample():
+    """Positions of one image are no samples of their own: taken for such, they make intervals too narrow."""
+    torch.manual_seed(0)
+    net, labels = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 4, 1)), np.arange(40) % 2
+    acts = activations(net, ["0", "2"], images())
+    first, second = acts["0"], acts["2"]
+    assert first.places == 16 and np.asarray(first).base is not None and not first.flags.writeable
+    plain = np.array(first), np.array(second)
+    for measure in (CKA(), CCA()):
+        found, wanted = similarity(first, second, measure), similarity(*plain, measure, places=16)
+        assert (found.low, found.high, found.null_mean, found.samples) == (wanted.low, wanted.high, wanted.null_mean, 40)
+        careless = similarity(*plain, measure)
+        assert careless.samples == 640 and careless.high - careless.low != found.high - found.low
+    assert similarity(first, plain[1]).samples == 40 and similarity(first, second, places=1).samples == 640
+    assert dimension(first).samples == linear_probe(first, labels).samples == 40
+    assert reconstruction_error(first, 0.5 * first).samples == 40
+    for derived in (first[:32], first * 2, first.mean(0), copy.copy(first)):
+        assert derived.places == 1
+    assert torch.equal(torch.as_tensor(first), torch.from_numpy(plain[0]))
