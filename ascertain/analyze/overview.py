@@ -30,6 +30,7 @@ class Overview(Analyzer):
     """The network as a diagram: nodes, parameters, spectral norms of affine layers, statistics of activations on data."""
 
     title: ClassVar[str] = "Overview"
+    version: ClassVar[int] = 2
     uses: ClassVar[frozenset[Need]] = frozenset({Need.DATA, Need.LABELS})
     meaning: ClassVar[str] = (
         "The diagram shows how values flow. A spectral norm is the most that a layer can stretch a difference of inputs. "
@@ -106,8 +107,8 @@ def _structure(graph: Graph) -> dict[str, Measured]:
 
 
 def _norms(graph: Graph) -> dict[str, Measured]:
-    """Spectral norms of the affine nodes with one input and parameters."""
-    picked = [n for n in graph.nodes if isinstance(n.operator, Affine) and n.operator.arrays() and len(n.inputs) == 1]
+    """Spectral norms of the affine nodes with one input and parameters that mix coordinates."""
+    picked = [n for n in graph.nodes if n.operator.arrays() and len(n.inputs) == 1 and _mixes(graph, n)]
     if not picked:
         return {}
     found = [_norm(graph, node) for node in picked]
@@ -120,6 +121,15 @@ def _norms(graph: Graph) -> dict[str, Measured]:
     return {"affine": Measured(np.array([n.name for n in picked], str), Evidence.EXACT, "affine layer"), "spectral_norm": measured}
 
 
+def _mixes(graph: Graph, node: Node) -> bool:
+    """Whether it is a matrix that is not diagonal, as shifts and scales are."""
+    (before,) = graph.shapes(node)
+    if not isinstance(node.operator, Affine) or before != node.shape or np.prod(before) == 1:
+        return isinstance(node.operator, Affine)
+    point = np.random.default_rng(0).normal(size=(1, *before))
+    return not np.array_equal(node.operator.linear(point), node.operator.linear(np.ones_like(point)) * point)
+
+
 def _norm(graph: Graph, node: Node) -> tuple[float, float, float]:
     """(value, low, high); all equal where the matrix was decomposed."""
     import scipy.linalg
@@ -130,7 +140,10 @@ def _norm(graph: Graph, node: Node) -> tuple[float, float, float]:
     n, m = int(np.prod(before)), int(np.prod(after))
     if n * m <= _DENSE:
         matrix = operator.linear(np.eye(n).reshape(n, *before)).reshape(n, m)
-        top = float(scipy.linalg.svdvals(matrix)[0])
+        # The largest eigenvalue of the smaller product is all that is needed, and far quicker than all singular values.
+        product = matrix @ matrix.T if n < m else matrix.T @ matrix
+        last = len(product) - 1
+        top = float(np.sqrt(max(0.0, scipy.linalg.eigvalsh(product, subset_by_index=[last, last])[0])))
         return top, top, top
     forward = LinearOperator(
         (m, n),

@@ -47,7 +47,7 @@ class Robustness(Analyzer):
     count: int = 20
     """Only the first so many inputs."""
     tolerance: float = 0.02
-    timeout: float = 2.0
+    timeout: float = 1.5
     """Seconds for each input."""
 
     title: ClassVar[str] = "Robustness"

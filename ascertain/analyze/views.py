@@ -14,7 +14,7 @@ from ascertain.analyze.result import Result
 from ascertain.errors import InputError
 from ascertain.evidence import Evidence
 
-__all__ = ["Kind", "View", "figure_of"]
+__all__ = ["Kind", "View", "figure_of", "powers"]
 
 
 class Kind(StrEnum):
@@ -66,7 +66,7 @@ class View:
         wide = [name for name, value in found.items() if value.ndim]
         if wide:
             raise InputError(f"{wide[0]} in the text of view {self.title!r} is no scalar; show arrays as figures.")
-        return self.text.format(**{name: value.item() for name, value in found.items()})
+        return _Words().vformat(self.text, (), {name: value.item() for name, value in found.items()})
 
     def arrays(self, result: Result) -> dict[str, np.ndarray]:
         """Arrays by channel."""
@@ -75,6 +75,25 @@ class View:
     def evidence(self, result: Result) -> Evidence:
         """What the view is worth: the weakest of what it shows."""
         return result.evidence(self.uses())
+
+
+class _Words(string.Formatter):
+    """Numbers in sentences, with powers of ten as people write them."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        text = str(super().format_field(value, format_spec))
+        return powers(text) if isinstance(value, float) else text
+
+
+def powers(number: str) -> str:
+    """A formatted number with its power of ten written out: 1.4e+08 as 1.4\u00b710\u2078."""
+    mantissa, mark, exponent = number.partition("e")
+    if not mark:
+        return number
+    raised = str(int(exponent)).translate(
+        str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+    )
+    return f"{mantissa}\u00b710{raised}"
 
 
 def _slots(text: str) -> list[str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Diff", "Show"]
 
+_REPORTS = (".html", ".md", ".pdf")
 _SHORT = 10
 """Characters of a key that are shown."""
 
@@ -28,11 +29,14 @@ class Show(Command):
     store: Annotated[Path, Argument(help="File that keeps the results.", show_default=False)]
     key: Annotated[str | None, Argument(help="Beginning of the key of one result.", show_default=False)] = None
     json: Annotated[bool, Option("--json", help="Complete records as JSON lines.")] = False
-    export: Annotated[Path | None, Option(help="Write them to this .jsonl, .csv or .parquet file instead.")] = None
+    export: Annotated[
+        Path | None, Option(help="Write them to this .jsonl, .csv or .parquet file, or as a report to .html, .md or .pdf.")
+    ] = None
     check: Annotated[bool, Option("--check", help="Read every record and check that the file is sound.")] = False
 
     def run(self) -> int:
         """Prints or exports."""
+        from ascertain.analyze.report import write_report
         from ascertain.runs import Store, export
 
         with Store(self.store, read_only=True) as store:
@@ -40,8 +44,11 @@ class Show(Command):
                 store.check()
             records = list(store) if self.key is None else [store.match(self.key)]
         if self.export is not None:
-            count = export(records, self.export)
-            print(f"{count} results in {self.export}")
+            if self.export.suffix in _REPORTS:
+                write_report(records, self.export, title=self.store.stem)
+            else:
+                export(records, self.export)
+            print(f"{len(records)} results in {self.export}")
         elif self.json:
             for record in records:
                 print(_line(record))

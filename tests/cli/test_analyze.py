@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from ascertain import fixtures
 from ascertain.analyze import read_record
 
 
@@ -64,3 +65,54 @@ def test_data_that_do_not_fit(ask, tmp_path):
     np.savez(tmp_path / "d.npz", x=np.zeros((3, 5)), y=np.zeros(3, int))
     code, _, err = ask("analyze", "digits_mlp", "--data", tmp_path / "d.npz", "-o", tmp_path / "r.html")
     assert code == 2 and "takes 64" in err
+
+
+def test_questions_share_processes_and_come_in_their_order(ask, tmp_path):
+    given = ("digits_mlp", "--data", "digits", "--count", 20, "--analyzers", "weights,similarity,overview")
+    found = []
+    for processes in (1, 2):
+        code, out, err = ask("analyze", *given, "--processes", processes, "-o", tmp_path / "r.json")
+        assert code == 0 and err == "" and "3 of 3" in out
+        found.append([read_record(r) for r in json.loads((tmp_path / "r.json").read_text())])
+    assert [r.analyzer for r in found[0]] == ["weights", "similarity", "overview"]
+    assert [r.content for r in found[0]] == [r.content for r in found[1]]
+    assert "data" not in found[0][0].inputs and "labels" in found[0][2].inputs
+
+
+def test_a_network_beside_its_copy_answers_under_both_names(ask, tmp_path):
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(fixtures.path("digits_mlp").read_bytes())
+    code, out, _ = ask("analyze", "digits_mlp", "--other", copy, "--analyzers", "weights", "-o", tmp_path / "r.md")
+    assert code == 0 and "2 of 2" in out
+    assert "### digits_mlp" in (tmp_path / "r.md").read_text() and "### copy.onnx" in (tmp_path / "r.md").read_text()
+
+
+def test_a_course_of_training(ask, tmp_path):
+    code, _, _ = ask("train", "moons_mlp", "--steps", 20, "--trajectory", 3, "--out", tmp_path)
+    assert code == 0
+    given = (tmp_path / "trajectory-3", "--data", "moons", "--analyzers", "weights,convergence", "-o", tmp_path / "r.json")
+    code, out, err = ask("analyze", *given, "--processes", 1)
+    assert (code, err) == (0, "") and "4 of 4" in out
+    records = [read_record(r) for r in json.loads((tmp_path / "r.json").read_text())]
+    assert [r.names["model"] for r in records] == ["step-0", "step-1", "step-20", "step-0"]
+    assert records[-1].names["trajectory"] == "step-0, step-1, step-20" and records[-1]["cka"].shape[0] == 3
+
+
+def test_names_of_the_zoo(ask, tmp_path, monkeypatch):
+    monkeypatch.setenv("ASCERTAIN_CACHE", str(tmp_path / "cache"))
+    for name in ("shapes", "vit_small"):
+        given = ("shapes_resnet", "--data", name, "--count", 20, "--analyzers", "probing", "-o", tmp_path / "r.json")
+        code, _, err = ask("analyze", *given)
+        assert code == 0, err
+    assert len(list((tmp_path / "cache" / "data").iterdir())) == 1
+    for given, words in (
+        (("digits_mpl",), "did you mean digits_mlp"),
+        (("shapes_conv",), "run 'ascertain train shapes_conv' first"),
+        (("digits_mlp", "--data", "digts"), "did you mean digits"),
+        (("digits_mlp", "--data", "sine"), "read it without labels"),
+        ((str(tmp_path),), "takes two or more"),
+        (("digits_mlp", "--analyzers", "comparison"), "--other"),
+        (("digits_mlp", "--other", "digits_conv", "--analyzers", "convergence"), "several networks"),
+    ):
+        code, _, err = ask("analyze", *given, "-o", tmp_path / "n.html")
+        assert code == 2 and words in err and not (tmp_path / "n.html").exists()

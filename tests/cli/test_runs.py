@@ -51,6 +51,8 @@ def test_run_show_and_export(ask, stored):
     code, out, _ = ask("show", store, "--export", stored / "r.csv")
     with (stored / "r.csv").open() as stream:
         assert code == 0 and {row["analyzer"] for row in csv.DictReader(stream)} == {"overview", "tests.runs.asking:Raises"}
+    code, _, _ = ask("show", store, "--export", stored / "r.html")
+    assert code == 0 and "<h1>runs</h1>" in (stored / "r.html").read_text()
     assert refused(ask("show", store, "zzz"), "0 results")
     assert refused(ask("show", store, "--export", stored / "r.xls"), ".parquet")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,13 +22,17 @@ _CELLS = 4096
 _WRITTEN = 144
 """Heat maps with at most so many cells have their numbers written in."""
 _LARGE = 200_000
+_NEEDLESS = re.compile(r' (class|role|aria-[a-z]+|pointer-events|opacity)="(?:1|none|true|[a-z-]+(?: [a-z-]+)*)"')
+"""Attributes of drawings that no picture needs; words for those who cannot see it are beside it."""
 _SERIES = ("#0f766e", "#c2571a", "#5b5bd6", "#b0357c", "#6b7f16", "#1f6fb2", "#8a5a2b", "#6b7280")
 _STYLE = {
     "background": "#ffffff",
+    "aria": False,
     "font": "sans-serif",
     "view": {"stroke": None},
     "axis": {"gridColor": "#e6e3da", "domainColor": "#8a8f98", "tickColor": "#8a8f98", "titleFontWeight": "normal"},
-    "legend": {"orient": "top", "direction": "horizontal", "columns": 3},
+    "legend": {"orient": "top", "direction": "horizontal"},
+    "style": {"halo": {"stroke": "#ffffff", "strokeWidth": 4, "opacity": 0.7}, "reach": {"stroke": "#1b2430", "strokeWidth": 1.6}},
     "range": {"category": list(_SERIES)},
 }
 
@@ -45,7 +50,8 @@ def still(spec: dict[str, Any]) -> str:
     import vl_convert
 
     wide = spec | {"config": _STYLE} | ({"width": 620} if spec.get("width") == "container" else {})
-    svg = vl_convert.vegalite_to_svg(wide).encode()
+    # Tags alone are made smaller: what stands between them may be words of a model.
+    svg = re.sub(r"<[^>]*>", lambda tag: _NEEDLESS.sub("", tag[0]), vl_convert.vegalite_to_svg(wide)).encode()
     if len(svg) > _LARGE:
         return f"data:image/png;base64,{base64.b64encode(vl_convert.vegalite_to_png(wide)).decode('ascii')}"
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
@@ -80,8 +86,21 @@ def _axis(title: str, *, log: bool = False, values: np.ndarray | None = None, **
     return found
 
 
+def _shared(axis: dict[str, Any], figure: dict[str, Any], *, zero: bool) -> dict[str, Any]:
+    """The axis with the ends that the figures of all models have in common, if there are several."""
+    if "span" not in figure:
+        return axis
+    low, high = figure["span"]
+    scale = axis.get("scale", {})
+    if zero and not scale:
+        low, high = min(0.0, low), max(0.0, high)
+    fits = high > low and (low > 0 or scale.get("type") != "log")
+    return axis | {"scale": scale | {"domain": [_number(low), _number(high)], "nice": True}} if fits else axis
+
+
 def _series(names: Sequence[str]) -> dict[str, Any]:
-    legend = {"title": None} if len(names) > 1 else None
+    # Columns are as wide as the longest name, and phones about as wide as forty letters.
+    legend = {"title": None, "columns": max(1, 40 // (4 + max(len(n) for n in names)))} if len(names) > 1 else None
     return {"field": "s", "type": "nominal", "scale": {"domain": list(names)}, "legend": legend}
 
 
@@ -136,6 +155,7 @@ def _line(figure: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         across.setdefault("scale", {"zero": False})
     values = np.concatenate([channels[n].astype(float) for n in names])
     up = {"field": "v"} | _axis(figure["y"] or (names[0] if len(names) == 1 else ""), log="y" in figure["log"], values=values)
+    up = _shared(up, figure, zero=False)
     tips = [
         _tip("s", "series", "nominal"),
         _tip("p", figure["x"] or "x", "nominal" if words else "quantitative"),
@@ -162,6 +182,7 @@ def _bar(figure: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     many = len(labels) > _BARS
     log = bool(figure["log"])
     amount = {"field": "v"} | _axis(figure["y"] or (names[0] if len(names) == 1 else ""), log=log, values=values)
+    amount = _shared(amount, figure, zero=True)
     place = {"field": "p", "type": "ordinal", "sort": None, "title": figure["x"] or None}
     place["axis"] = {"labelLimit": 150, "labelOverlap": "greedy" if many else False, "ticks": False}
     ends = ("x", "y") if many else ("y", "x")
@@ -176,7 +197,7 @@ def _bar(figure: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     layers: list[dict[str, Any]] = [{"mark": mark, "encoding": {ends[1]: amount, "color": _series(names)}}]
     if figure["intervals"]:
         reach = {ends[1]: amount | {"field": "l"}, f"{ends[1]}2": {"field": "h"}}
-        layers.append({"mark": {"type": "rule", "strokeWidth": 1.4, "color": "#6b7280"}, "encoding": reach})
+        layers += [{"mark": {"type": "rule", "style": style}, "encoding": reach} for style in ("halo", "reach")]
     height = 280 if many else max(90, 30 + len(labels) * (10 + 15 * len(names)))
     return _frame(rows, height) | {"encoding": shared, "layer": layers}
 
@@ -235,8 +256,11 @@ def _heatmap(figure: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         notes.append(f"{lost} infinite value{'s' * (lost != 1)} left blank.")
     finite = z[np.isfinite(z)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    low, high = figure.get("span", (low, high))
     top = max(abs(low), abs(high)) or 1.0
-    scale = {"domain": [-top, 0, top], "range": [TWO_SIDED[0], TWO_SIDED[2], TWO_SIDED[4]]} if low < 0 else {"range": list(RAMP)}
+    scale: dict[str, Any] = {"domain": [-top, 0, top], "range": [TWO_SIDED[0], TWO_SIDED[2], TWO_SIDED[4]]}
+    if low >= 0:
+        scale = {"domain": list(np.linspace(low, high, len(RAMP))), "range": list(RAMP)} if high > low else {"range": list(RAMP)}
     step = int(np.clip(460 // max(z.shape), 6, 46))
     few = max(1, 14 // step)
     sides = {

@@ -117,7 +117,7 @@ def _points(nodes: list[dict[str, Any]], edges: np.ndarray, weights: np.ndarray,
         half = (y1 - y0) / 2 if layers is not None else 0
         path = f"M{x0:g},{y0:g} C{x0:g},{y0 + half:g} {x1:g},{y1 - half:g} {x1:g},{y1:g}"
         # Roots, because a few edges are often much stronger than all others.
-        drawn.append({"path": path, "strength": round(0.1 + 0.75 * float(np.sqrt(w)), 3), "wide": round(0.6 + 2.4 * float(w), 2)})
+        drawn.append({"path": path, "strength": round(0.16 + 0.72 * float(np.sqrt(w)), 3), "wide": round(0.6 + 2.4 * float(w), 2)})
     return shape | {"nodes": nodes, "edges": drawn}
 
 

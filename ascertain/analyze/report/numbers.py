@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ascertain.analyze.result import Measured, Result
-from ascertain.analyze.views import View
+from ascertain.analyze.views import View, powers
 
 __all__ = ["cells", "intervals", "short", "value_rows"]
 
@@ -25,13 +25,24 @@ def short(value: Any) -> str:
     if isinstance(value, float):
         if np.isinf(value):
             return "\u221e" if value > 0 else "\u2212\u221e"
-        return f"{value:.4g}".replace("-", "\u2212")
+        return powers(f"{value:.4g}").replace("-", "\u2212")
     return str(value)
 
 
 def cells(column: np.ndarray) -> tuple[list[str], bool]:
     """A column of a table as text, and whether it holds numbers."""
+    if column.dtype.kind == "f" and column.size and (places := _places(column)) is not None:
+        return [f"{v:.{places}f}".replace("-", "\u2212") if np.isfinite(v) else short(v) for v in column], True
     return [short(v) for v in column], column.dtype.kind in "biuf"
+
+
+def _places(column: np.ndarray) -> int | None:
+    """Decimals with which the largest number has four digits; None where some number would lose all but one of its own."""
+    size = np.abs(column[np.isfinite(column) & (column != 0)])
+    if not size.size or size.max() >= 1e6 or size.min() < 1e-4:
+        return None
+    places = max(0, 3 - int(np.floor(np.log10(size.max()))))
+    return places if size.min() >= 10.0 ** (1 - places) else None
 
 
 def value_rows(result: Result) -> list[dict[str, str]]:
@@ -60,6 +71,6 @@ def intervals(view: View, result: Result) -> Sequence[str]:
     found = []
     for _, name, form, _ in string.Formatter().parse(view.text):
         if name and (m := result.values[name]).low is not None and m.high is not None:
-            low, high = format(m.low.item(), form or ""), format(m.high.item(), form or "")
+            low, high = powers(format(m.low.item(), form or "")), powers(format(m.high.item(), form or ""))
             found.append(f"{m.confidence:.0%} interval {low} to {high}")
     return found

@@ -14,9 +14,10 @@
       gridColor: "var(--grid)", domainColor: "var(--line)", tickColor: "var(--line)", labelColor: "var(--ink2)",
       titleColor: "var(--ink2)", titleFontWeight: "normal", labelFontSize: 11, titleFontSize: 12, titlePadding: 8,
     },
-    legend: { orient: "top", direction: "horizontal", columns: 3, labelColor: "var(--ink2)", titleColor: "var(--ink2)", labelLimit: 220 },
+    legend: { orient: "top", direction: "horizontal", labelFontSize: 11, labelColor: "var(--ink2)", titleColor: "var(--ink2)", labelLimit: 220 },
     range: { category: series },
     mark: { color: "var(--s0)" },
+    style: { halo: { stroke: "var(--card)", strokeWidth: 4, opacity: 0.7 }, reach: { stroke: "var(--ink)", strokeWidth: 1.6 } },
   };
 
   const tip = document.createElement("div");

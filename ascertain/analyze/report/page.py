@@ -16,11 +16,13 @@ from ascertain.analyze.report import charts
 from ascertain.analyze.report.diagrams import diagram
 from ascertain.analyze.report.numbers import cells, short, value_rows
 from ascertain.analyze.report.pictures import gallery
-from ascertain.analyze.report.sections import Contents, Frame, Section, arrange
+from ascertain.analyze.report.sections import Contents, Frame, Section, arrange, level
 from ascertain.analyze.result import Failure, Result
 
 __all__ = ["page"]
 
+_STILLS = 1_200_000
+"""Characters of pictures that a page may carry for readers without scripts."""
 _ROOM = 1_200_000
 """Characters of records that a page carries whole; beyond, arrays of further records stay in the store."""
 _SMALL = 4_000
@@ -97,6 +99,8 @@ class _Drawn:
     def __init__(self) -> None:
         self.specs: list[dict[str, Any]] = []
         self.results: list[Result] = []
+        self.stills = 0
+        """Characters of pictures for readers without scripts, so far."""
 
     def section(self, section: Section) -> dict[str, Any]:
         first = section.frames[0].result
@@ -114,7 +118,8 @@ class _Drawn:
             "options": [(k, short(v) if not isinstance(v, list) else str(v), usual.get(k) != v) for k, v in first.options.items()],
             "asked": {role: name for role, name in first.names.items() if role not in ("model", "other")},
             "seed": first.seed,
-            "frames": [self.frame(f) for f in section.frames],
+            "frames": [self.frame(f) for f in level(section.frames)],
+            "seconds": f"{sum(f.result.cost.wall for f in section.frames):.2g}",
         }
 
     def frame(self, frame: Frame) -> dict[str, Any]:
@@ -125,7 +130,6 @@ class _Drawn:
             "figures": [self.figure(f) for f in frame.figures],
             "values": value_rows(frame.result),
             "record": len(self.results) - 1,
-            "seconds": short(frame.result.cost.wall),
             "file": f"{frame.result.analyzer.replace(':', '.')}-{frame.result.key[:8]}",
         }
 
@@ -151,11 +155,17 @@ class _Drawn:
                 return shown | {
                     "kind": "chart",
                     "chart": len(self.specs) - 1,
-                    "still": charts.still(spec),
+                    "still": self.still(spec),
                     "notes": notes,
                     "wide": wide,
                 }
         return shown
+
+    def still(self, spec: dict[str, Any]) -> str:
+        """The picture of a chart; empty where room ran out."""
+        found = charts.still(spec) if self.stills < _STILLS else ""
+        self.stills += len(found)
+        return found
 
 
 def _carried(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -174,11 +184,19 @@ def _carried(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def _comparison(contents: Contents) -> list[dict[str, Any]]:
-    """Rows of the table that compares models."""
+    """Rows of the table that compares models; ``worth`` is the evidence where it is the same for all."""
     rows = []
     for row in contents.comparison:
         told = [None if m is None else (short(m.value.item()), str(m.evidence)) for m in row["cells"]]
-        rows.append({"section": row["section"], "name": row["about"] or row["name"], "cells": told})
+        worth = {cell[1] for cell in told if cell is not None}
+        rows.append(
+            {
+                "section": row["section"],
+                "name": row["about"] or row["name"],
+                "cells": told,
+                "worth": worth.pop() if len(worth) == 1 else "",
+            }
+        )
     return rows
 
 
@@ -206,8 +224,8 @@ def _trends(contents: Contents) -> list[dict[str, Any]]:
                 "y": "",
                 "log": "",
                 "words": (),
-                "channels": {"x": np.array(contents.models), name if name != "x" else "value": values},
-                "intervals": {name if name != "x" else "value": (np.array(ends[0]), np.array(ends[1]))} if known else {},
+                "channels": {"x": np.array(contents.models), "value": values},
+                "intervals": {"value": (np.array(ends[0]), np.array(ends[1]))} if known else {},
             }
         )
     return found[:12]
@@ -225,8 +243,8 @@ def _provenance(records: Sequence[Result | Failure]) -> dict[str, Any]:
         "machines": list(dict.fromkeys(r.machine for r in records)),
         "seeds": sorted({r.seed for r in records}),
         "started": (min(r.started for r in records), max(r.started for r in records)),
-        "seconds": short(sum(r.cost.wall for r in records)),
-        "peak": short(max(r.cost.peak for r in records) / 2**20),
+        "seconds": f"{sum(r.cost.wall for r in records):.3g}",
+        "peak": f"{max(r.cost.peak for r in records) / 2**20:.0f}",
         "schema": max(r.schema for r in records),
         "count": len(records),
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ascertain.analyze.result import Failure, Record, Result, canonical
 from ascertain.analyze.views import Kind, figure_of
 from ascertain.errors import InputError
 
-__all__ = ["Contents", "Finding", "Frame", "Section", "arrange"]
+__all__ = ["Contents", "Finding", "Frame", "Section", "arrange", "level"]
 
 _FIRST = ("overview", "verify", "robustness", "lipschitz")
 """What people ask first; the others follow in the order in which they come."""
@@ -73,7 +74,9 @@ class Contents:
 
 def arrange(records: Sequence[Result | Failure], title: str = "") -> Contents:
     """The contents of a report."""
-    models = list(dict.fromkeys(_model(r) for r in records))
+    # Results about several models at a time come beside those of one, if there are any.
+    alone = [r for r in records if not r.names.keys() & {"other", "trajectory"}]
+    models = list(dict.fromkeys(_model(r) for r in alone or records))
     data = list(dict.fromkeys(r.names["data"] for r in records if "data" in r.names))
     groups: dict[str, list[Result]] = {}
     for record in sorted(records, key=lambda r: _FIRST.index(r.analyzer) if r.analyzer in _FIRST else len(_FIRST)):
@@ -89,6 +92,9 @@ def arrange(records: Sequence[Result | Failure], title: str = "") -> Contents:
 
 def _model(record: Record) -> str:
     name = record.names.get("model", "a model")
+    if "trajectory" in record.names:
+        along = record.names["trajectory"].split(", ")
+        return f"{along[0]} to {along[-1]}"
     return f"{name} and {record.names['other']}" if "other" in record.names else name
 
 
@@ -126,12 +132,40 @@ def _frame(result: Result, kind: type[Analyzer] | None, model: str) -> Frame:
 
 
 def _findings(section: Section) -> list[Finding]:
-    return [
-        Finding(f["text"], f["evidence"], f["words"], section.identity, section.title, frame.model)
-        for frame in section.frames
-        for f in frame.figures
-        if f["finding"] and f["kind"] == Kind.TEXT
-    ]
+    """Sentences of the summary; of more than two models one where all agree, else those of the first and the last."""
+    said: dict[str, list[Finding]] = {}
+    for frame in section.frames:
+        for f in frame.figures:
+            if f["finding"] and f["kind"] == Kind.TEXT:
+                worth = Finding(f["text"], f["evidence"], f["words"], section.identity, section.title, frame.model)
+                said.setdefault(f["title"], []).append(worth)
+    if len(section.frames) < 3:
+        return sorted(chain(*said.values()), key=lambda f: [frame.model for frame in section.frames].index(f.model))
+    found = []
+    for several in said.values():
+        same = len(several) == len(section.frames) and len({f.text for f in several}) == 1
+        found += [replace(several[0], model=f"all {len(several)}")] if same else [several[0], *several[1:][-1:]]
+    return found
+
+
+def level(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """The frames of several models with ``span``, the ends that figures in one place share, so that eyes can compare them."""
+    if len(frames) < 2:
+        return frames
+    ends: dict[str, list[float]] = {}
+    for figure in (f for frame in frames for f in frame.figures):
+        ends.setdefault(figure["title"], []).extend(_ends(figure))
+    spans = {title: {"span": (min(found), max(found))} for title, found in ends.items() if found}
+    return [replace(frame, figures=[f | spans.get(f["title"], {}) for f in frame.figures]) for frame in frames]
+
+
+def _ends(figure: Mapping[str, Any]) -> Iterator[float]:
+    """The least and the largest finite number of every channel that is drawn along an axis or as a colour."""
+    shown = [a for c, a in figure["channels"].items() if c not in ("x", "label", "rows", "columns") and a.dtype.kind in "iuf"]
+    for array in (*shown, *chain(*figure["intervals"].values())):
+        finite = array[np.isfinite(array)]
+        if finite.size:
+            yield from (float(finite.min()), float(finite.max()))
 
 
 def _comparison(sections: Sequence[Section], models: Sequence[str]) -> list[dict[str, Any]]:

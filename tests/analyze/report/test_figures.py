@@ -10,7 +10,7 @@ import pytest
 from ascertain.analyze import Kind, View, figure_of
 from ascertain.analyze.report import charts
 from ascertain.analyze.report.diagrams import diagram
-from ascertain.analyze.report.numbers import short
+from ascertain.analyze.report.numbers import cells, short
 from ascertain.analyze.report.pictures import RAMP, TWO_SIDED, colours, gallery, png
 from tests.analyze.report.everything import Everything, everything
 
@@ -86,7 +86,7 @@ def test_weighted_circuits_stand_in_rows_that_are_named_once():
     assert [n["short"] for n in found["nodes"]] == ["0", "1", "2", "3"] * 3
     first, second, third, fourth = (n["x"] for n in found["nodes"][:4])
     assert first < third < second < fourth, "modules side by side"
-    assert found["edges"][0]["strength"] == 0.1 and found["edges"][-1]["strength"] == 0.85
+    assert found["edges"][0]["strength"] == 0.16 and found["edges"][-1]["strength"] == 0.88
 
 
 def test_too_many_nodes_are_not_drawn_and_strong_edges_are():
@@ -131,3 +131,11 @@ def test_histograms_count_every_number():
 def test_numbers_as_people_read_them():
     told = [short(v) for v in (True, np.int64(-1234567), 0.00012345, float("-inf"), np.float64(3), "<b>", np.str_("x"))]
     assert told == ["yes", "−1\u202f234\u202f567", "0.0001234", "−∞", "3", "<b>", "x"]
+
+
+def test_columns_have_equal_decimals_where_nothing_is_lost():
+    assert cells(np.array([0.9433, 0.08333, 0.5]))[0] == ["0.9433", "0.0833", "0.5000"]
+    assert cells(np.array([12.5, -3.0, np.inf]))[0] == ["12.50", "−3.00", "∞"]
+    assert cells(np.array([8.978, 4.127e-09]))[0] == ["8.978", "4.127·10⁻⁹"]
+    assert cells(np.array([2.0e8, 1.0]))[0] == ["2·10⁸", "1"] and cells(np.zeros(2))[0] == ["0", "0"]
+    assert cells(np.array([3, 1200]))[0] == ["3", "1 200"]

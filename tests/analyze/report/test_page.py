@@ -1,12 +1,14 @@
 """The page says what records say, and nothing in a record becomes markup."""
 
 import base64
+import errno
 import hashlib
 import json
 import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -128,15 +130,55 @@ def test_records_that_cannot_be_drawn_are_listed():
 
 def test_models_side_by_side():
     records = [everything(f"{name} {EVIL}", seed) for seed, name in enumerate("abc")]
-    reader = read(report(records))
+    text = report(records)
+    reader = read(text)
     shown = " ".join("".join(reader.plain).split())
     assert "Side by side" in shown and "3 models" in shown
-    assert "0.25 estimated" in shown and "0.35 estimated" in shown and "0.45 estimated" in shown
+    assert '<td class="n">0.25</td><td class="n">0.35</td><td class="n">0.45</td>' in text
+    findings = shown[shown.index("Findings") : shown.index("What it means")]
+    assert "25.0%." in findings and "45.0%." in findings and "35.0%." not in findings, "of many models the first and the last"
     (slider,) = [a for t, a in reader.found if a.get("type") == "range"]
     assert slider["max"] == "2"
     charts = json.loads(reader.text[1])
     assert [row["v"] for row in charts[-1]["data"]["values"]] == [0.25, 0.35, 0.45]
     assert charts[-1]["data"]["values"][0]["l"] == pytest.approx(0.15)
+
+
+def test_what_many_models_have_in_common_is_said_once():
+    shown = " ".join("".join(read(report([everything(name, 0) for name in "abc"])).plain).split())
+    findings = shown[: shown.index("What it means")]
+    assert findings.count("25.0%.") == 1 and "all 3" in findings
+
+
+def test_figures_of_many_models_share_their_ends():
+    records = [everything(name, seed) for seed, name in enumerate("abc")]
+    charts = json.loads(read(report(records)).text[1])
+    heat = [
+        c for c in charts if c["data"]["values"] and "r" in c["data"]["values"][0] and len(c["data"]["values"]) == len(HOSTILE) ** 2
+    ]
+    ends = [c["layer"][0]["encoding"]["color"]["scale"]["domain"] for c in heat]
+    top = max(abs(r["map"]).max() for r in records)
+    assert len(ends) == 3 and all(e == pytest.approx([-top, 0, top]) for e in ends)
+
+
+def test_pictures_for_readers_without_scripts_have_a_limit(monkeypatch):
+    monkeypatch.setattr(page, "_STILLS", 1)
+    text = report([everything()])
+    assert text.count('class="still"') == 1 and text.count("had no room") == 7
+
+
+def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):
+    found = [analyze(Overview(), next(Overview.examples()).context)]
+    write_report(found, tmp_path / "r.md")
+    before = (tmp_path / "r.md").read_bytes()
+
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InputError, match=r"No space left.*room on disk"):
+        write_report(found, tmp_path / "r.md")
+    assert (tmp_path / "r.md").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_where_room_runs_out_large_arrays_stay_behind(monkeypatch):
