@@ -16,6 +16,7 @@ from ascertain.probes.dimension import Dimension, dimension
 from ascertain.probes.directions import AccuracyKept, ClassDirections, accuracy_kept, class_directions
 from ascertain.probes.feature_merging import FeatureMerging, MergedLayer, merge_features
 from ascertain.probes.geometry import RSA, LinearPredictivity, MutualNeighbours, Procrustes
+from ascertain.probes.graph_module import GraphModule
 from ascertain.probes.information import (
     Binned,
     Compressed,
@@ -69,6 +70,7 @@ __all__ = [
     "FeatureMerging",
     "FewSamplesWarning",
     "Gamma",
+    "GraphModule",
     "Information",
     "InformationPlane",
     "Interactions",

@@ -230,6 +230,8 @@ def _keys(batch: Any) -> np.ndarray:
         raise DataError(f"a batch of type {type(batch).__name__} holds no samples on axis 0; give arrays of shape (n, ...).")
     arrays = [np.ascontiguousarray(v.detach().cpu().numpy() if isinstance(v, torch.Tensor) else v) for v in parts]
     for array in arrays:
+        if array.dtype.kind not in "biufc":
+            raise DataError(f"the data hold {array.dtype} entries, not numbers; encode them as the network takes them.")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise DataError("the data hold NaN or infinite numbers; remove those samples.")
     digests = [hashlib.blake2b(b"".join(a[i].tobytes() for a in arrays), digest_size=8).digest() for i in range(len(arrays[0]))]
@@ -250,6 +252,8 @@ class _Rows:
         for name, value in self.source.read(batch).items():
             if len(value) != samples:
                 raise ShapeError(f"layer {name!r} answers {len(value)} rows to {samples} samples; choose another layer.")
+            if value.is_complex():
+                raise ShapeError(f"layer {name!r} answers complex numbers; choose a layer of real ones.")
             number_type = value if value.is_floating_point() else value.to(torch.float32)
             array = self._rows(name, number_type.float() if value.dtype in (torch.float16, torch.bfloat16) else number_type)
             found[name] = array.contiguous().cpu().numpy()

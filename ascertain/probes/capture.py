@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from ascertain.errors import AscertainError, ModelError, ShapeError
@@ -138,9 +139,13 @@ def channel_axis(part: nn.Module, dimensions: int) -> int:
 
 
 def one_device(net: nn.Module) -> None:
-    """ModelError naming a tensor on each device where parameters and buffers are on several, or on none that holds numbers."""
+    """ModelError for what is no module, has lazy weights still, or is on several devices, or on none that holds numbers."""
+    if not isinstance(net, nn.Module):
+        raise ModelError(f"this needs a torch module, not {type(net).__name__}; of a loaded graph, give probes.GraphModule(graph).")
     where: dict[str, str] = {}
     for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(f"{type(net).__name__} has lazy weights without a shape ({name}); run it once on data.")
         where.setdefault(str(tensor.device), name)
     if len(where) > 1 or "meta" in where:
         listed = ", ".join(f"{name} on {device}" for device, name in where.items())

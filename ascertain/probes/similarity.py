@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from ascertain.errors import DataError, ShapeError
+from ascertain.errors import DataError, InputError, ShapeError
 from ascertain.evidence import Evidence
 from ascertain.probes.activations import Activations, Moments
 from ascertain.probes.canonical import SVCCA
@@ -122,7 +122,7 @@ def similarity(
     least 2) and in the ``shuffles`` that give the level of chance. Raises DataError (NaN, constant, fewer than 4 samples) and
     ShapeError (different samples).
     """
-    measure, places = measure or CKA(), each_sample(places, first, second)
+    measure, places = _asked(measure), each_sample(places, first, second)
     x, y = checked(first, "the first rows"), checked(second, "the second rows")
     count = _paired(x, y, places)
     a, b = measure.prepare(x), measure.prepare(y)
@@ -153,9 +153,14 @@ def similarity_map(
     rows belong to a sample, ``shuffles`` re-pairings of samples are averaged. Moments serve measures of the covariance alone. Takes
     up to twice the memory of all rows in float64.
     """
-    measure = measure or CKA()
+    measure = _asked(measure)
     if isinstance(first, Moments):
         return _from_moments(first, measure)
+    if not isinstance(first, Activations) or not (second is None or isinstance(second, Activations)):
+        kinds = " and ".join(type(each).__name__ for each in (first, second) if each is not None)
+        raise InputError(
+            f"maps are of captures, not of {kinds}; give what activations() returns, or ask similarity() for one pair."
+        )
     other = first if second is None else second.matching(first)
     places = {first.places[name] for name in first} | {other.places[name] for name in other}
     if len(places) > 1:
@@ -201,7 +206,7 @@ def time_map(
 
     ``groups`` and ``shuffles`` are as in `similarity_map`.
     """
-    (table,) = _time_maps(steps, final, (measure or CKA(),), groups, shuffles)
+    (table,) = _time_maps(steps, final, (_asked(measure),), groups, shuffles)
     return table
 
 
@@ -275,6 +280,12 @@ def _first(table: SimilarityMap, level: float) -> dict[str, int | None]:
         start = int(below[-1]) + 1 if below.size else 0
         found[name] = start if start < len(column) else None
     return found
+
+
+def _asked(measure: Measure | None) -> Measure:
+    if measure is not None and not isinstance(measure, Measure):
+        raise InputError(f"measure={measure!r} is no measure of similarity; give one such as probes.SVCCA(), or None for CKA.")
+    return measure or CKA()
 
 
 def _paired(x: np.ndarray, y: np.ndarray, places: int) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 from ascertain.errors import DataError, ShapeError
 from ascertain.evidence import Evidence
 from ascertain.graph.torch_model import number_type
-from ascertain.probes.capture import answers, channel_axis, forward, unknown, untouched
+from ascertain.probes.capture import answers, channel_axis, forward, one_device, unknown, untouched
 from ascertain.probes.linear_probes import wilson
 
 __all__ = ["Stitching", "stitch"]
@@ -97,6 +97,7 @@ class _Reader:
     """A layer of a network, read or replaced."""
 
     def __init__(self, net: nn.Module, layer: str) -> None:
+        one_device(net)
         parts = dict(net.named_modules())
         if layer not in parts:
             raise unknown(layer, [name for name in parts if name], type(net).__name__)

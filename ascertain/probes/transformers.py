@@ -16,7 +16,7 @@ from ascertain.errors import DataError, ModelError, ShapeError
 from ascertain.evidence import Evidence
 from ascertain.graph.torch_model import outputs
 from ascertain.probes.activations import Activations
-from ascertain.probes.capture import forward, unknown, untouched
+from ascertain.probes.capture import forward, one_device, unknown, untouched
 from ascertain.probes.measure import checked
 
 __all__ = ["Isotropy", "Oversmoothing", "ResidualUse", "isotropy", "oversmoothing", "residual_use"]
@@ -57,6 +57,7 @@ def residual_use(net: nn.Module, blocks: Sequence[str], data: Any, *, batch_size
     A block's first argument and (first) result must have one shape. Changes are relative to the norm in the whole network, per
     sample. The network is left as it was. Raises ModelError, ShapeError, DataError.
     """
+    one_device(net)
     parts = dict(net.named_modules())
     for name in blocks:
         if name not in parts or not name:

@@ -392,3 +392,14 @@ def test_rows_know_how_many_of_them_belong_to_a_sample():
     for derived in (first[:32], first * 2, first.mean(0), copy.copy(first)):
         assert derived.places == 1
     assert torch.equal(torch.as_tensor(first), torch.from_numpy(plain[0]))
+
+
+def test_complex_values_and_words_are_refused():
+    class Spectrum(nn.Module):
+        def forward(self, x):
+            return torch.fft.fft(x)
+
+    with pytest.raises(ShapeError, match="'0' answers complex numbers"):
+        activations(nn.Sequential(Spectrum()), ["0"], torch.randn(9, 3))
+    with pytest.raises(DataError, match="not numbers"):
+        activations(nn.Sequential(nn.Linear(3, 2)), None, np.array([["a"] * 3] * 9))

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from ascertain import load
 from ascertain.errors import DataError, ModelError, ShapeError
+from ascertain.probes import GraphModule
 from ascertain.probes.activations import activations
 from ascertain.probes.attention import attention_weights
 from ascertain.probes.degeneracy import degeneracy
@@ -158,3 +160,27 @@ def test_layers_that_return_several_tensors_are_named():
     ):
         with pytest.raises(ShapeError, match="'gru' returns tuple"):
             probe()
+
+
+@pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
+def test_lazy_modules_stay_lazy(probe):
+    net = nn.Sequential(nn.LazyLinear(5), nn.BatchNorm1d(5), nn.ReLU(), nn.Dropout(0.5), nn.Linear(5, 2))
+    with pytest.raises(ModelError, match=r"lazy weights .*0\.weight"):
+        probe(net)
+    assert isinstance(net[0], nn.LazyLinear) and nn.parameter.is_lazy(net[0].weight)
+
+
+def test_loaded_graphs_are_measured_as_modules():
+    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    graph = load(net, input_shape=(1, 6))
+    for probe in (
+        degeneracy,
+        lambda g, x: linear_map(g, x[0]),
+        lambda g, x: residual_use(g, ["1"], x),
+        lambda g, _: learn(g, None),
+    ):
+        with pytest.raises(ModelError, match=r"probes\.GraphModule"):
+            probe(graph, X)
+    flat = X[:, None]
+    assert degeneracy(GraphModule(graph), flat).kinds == degeneracy(net, X).kinds
+    np.testing.assert_allclose(linear_map(GraphModule(graph), flat[0]).rows[:, 0], linear_map(net, X[0]).rows, rtol=1e-6)

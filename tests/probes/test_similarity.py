@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ascertain.errors import DataError, ResourceError, ShapeError
+from ascertain.errors import DataError, InputError, ResourceError, ShapeError
 from ascertain.evidence import Evidence
 from ascertain.probes.activations import Activations
 from ascertain.probes.canonical import CCA, PWCCA, SVCCA
@@ -91,6 +91,12 @@ def test_bad_rows_are_named():
     for rows in (x + 1j, np.array([["a"]] * 80)):
         with pytest.raises(DataError, match="not real numbers"):
             similarity(rows, y)
+    for measure in (CKA, "cka"):
+        with pytest.raises(InputError, match="no measure"):
+            similarity(x, y, measure)
+    for pair_of in (({"a": x},), (x, y)):
+        with pytest.raises(InputError, match="maps are of captures"):
+            similarity_map(*pair_of)
     with pytest.raises(ShapeError, match="80 and 70"):
         similarity(x, y[:70])
     with pytest.raises(ShapeError, match="multiple of 7"):
