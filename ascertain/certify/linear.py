@@ -29,10 +29,15 @@ Relaxations = dict[int, Relaxation]
 
 @dataclass(eq=False)
 class Charges:
-    """Per node: ``weights`` (size,), the rounding charge of a coefficient, and ``reach`` (size,), a bound of |value| there."""
+    """Per node: ``weights`` (size,), the rounding charge of a coefficient, and ``reach`` (size,), a bound of |value| there.
+
+    Both leave out the sets of a batch that are ``lost``, ``(B,)``: those on which some value has no finite bounds, where nothing is
+    proved. Otherwise one such set would leave the whole batch without bounds.
+    """
 
     weights: dict[int, Tensor] = field(default_factory=dict)
     reach: dict[int, Tensor] = field(default_factory=dict)
+    lost: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -63,9 +68,8 @@ def charges(plan: Plan, region: Region, boxes: Boxes, lines: Relaxations, start:
             continue
         if s.nonlinear is not None:
             pairs = [boxes[i] for i in s.inputs]
-            inside = [torch.maximum(lower.abs(), upper.abs()).amax(0) for lower, upper in pairs]
-            low, high = enclose(s, pairs, unit, plan.rounding.tiny)
-            out.reach[s.index] = torch.maximum(low.abs(), high.abs()).amax(0)
+            sizes = [torch.maximum(low.abs(), high.abs()) for low, high in (*pairs, enclose(s, pairs, unit, plan.rounding.tiny))]
+            *inside, out.reach[s.index] = _furthest(out, sizes)
             level = lines[s.index].level(inside, out.reach[s.index])
             out.weights[s.index] = plan.rounding.gamma(s.size + sums + s.longest) * level + plan.rounding.tiny
             continue
@@ -80,6 +84,15 @@ def charges(plan: Plan, region: Region, boxes: Boxes, lines: Relaxations, start:
         weight = (s.gamma + plan.rounding.gamma(s.size + sums + plan.consumers[s.index])) * reach + plan.rounding.tiny
         out.weights[s.index] = weight if s.error is None else weight + s.error * (1 + 4 * unit)
     return out
+
+
+def _furthest(out: Charges, sizes: list[Tensor]) -> list[Tensor]:
+    """The largest of each array (B, n) over the sets that are not lost, with which those are noted on which one is infinite."""
+    fresh = [~torch.isfinite(t).all(1) for t in sizes]
+    lost = torch.stack(torch.broadcast_tensors(*fresh, *(() if out.lost is None else (out.lost,)))).any(0)
+    out.lost = lost
+    some = bool(lost.any()) and not bool(lost.all())
+    return [(t[~lost] if some and len(t) > 1 else t).amax(0) for t in sizes]
 
 
 def backward(
@@ -156,8 +169,11 @@ def backward(
     if rows_in is None:
         rows_in = torch.zeros((1, count, plan.steps[plan.input].size), dtype=rows.dtype, device=rows.device)
     lower = _minimum(plan, region, rows_in, None if weights is None else weights.get(plan.input)) + constant
-    lower = lower.masked_fill(lower == torch.inf, torch.nan)  # an overflow says nothing about the sum
-    return Swept(lower, rows_in, constant.expand(lower.shape), kept)
+    nothing = lower == torch.inf  # an overflow says nothing about the sum
+    if charge is not None and charge.lost is not None:
+        nothing = nothing | charge.lost.unsqueeze(1)
+    lower, constant = lower.masked_fill(nothing, torch.nan), constant.expand(lower.shape).masked_fill(nothing, torch.nan)
+    return Swept(lower, rows_in, constant, kept)
 
 
 def _pull(step: Step, a: Tensor, live: Tensor | None, offset: bool) -> tuple[Tensor | None, tuple[Tensor, ...]]:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import ascertain
+from ascertain.certify.bounds import bound_nodes
+from ascertain.certify.linear import backward, charges
+from ascertain.certify.plan import Plan
+from ascertain.certify.region import Region
 from ascertain.certify.result import Status
+from ascertain.graph import lower
 from ascertain.graph.graph import Builder, Graph
-from ascertain.operators import Cos, Dense, Exp, Log, Reciprocal, Sigmoid, Softmax, Sqrt, Standardize, Tan, Tanh
+from ascertain.operators import Cos, Dense, Exp, Log, Product, Reciprocal, Sigmoid, Softmax, Sqrt, Standardize, Tan, Tanh
 from ascertain.operators.base import Operator
 from ascertain.operators.piecewise import Clip
 from ascertain.operators.selection import Concat, Slice
@@ -73,3 +79,35 @@ def test_sums_that_overflow_prove_nothing() -> None:
         unsafe = Atoms(np.array([[*row, -1.79e308]]), np.zeros(1))
         verdict = ascertain.verify(graph, Property((Case(box, (unsafe,)),)), threads=1, timeout=0.2)
         assert verdict.status is not Status.HOLDS
+
+
+def reciprocal_of_a_square(offset: float) -> Graph:
+    """1 / ((a - b)^2 + offset), its square multiplied out, so that intervals reach 0 on large boxes."""
+    build = Builder()
+    x = build.input((2,))
+    first, second = (build(Dense(np.array(w, float)), x) for w in ([[1, 0], [1, 0], [0, 1]], [[1, 0], [0, 1], [0, 1]]))
+    square = build(Dense(np.array([[1.0, -2.0, 1.0]]), np.array([offset])), build(Product("a,a->a"), first, second))
+    return build.graph(x, build(Reciprocal(), square))
+
+
+def test_sets_without_bounds_leave_others_of_the_batch_alone() -> None:
+    plan = Plan.compile(lower(reciprocal_of_a_square(0.05)), torch.float64)
+    low, high = torch.tensor([[-1.0, -1.0], [0.5, -0.5], [0.9, 0.2]]), torch.tensor([[1.0, 1.0], [0.6, -0.4], [1.0, 0.3]])
+
+    def bounds(where: Region) -> torch.Tensor:
+        found = bound_nodes(plan, where)
+        charge = charges(plan, where, found.boxes, found.lines, plan.output, found.charge)
+        swept = backward(plan, where, found.lines, plan.output, torch.tensor([[[1.0], [-1.0]]]).double(), charge=charge)
+        assert (swept.lower.isnan() == swept.constant.isnan()).all()
+        return swept.lower
+
+    together, apart = bounds(Region(low.double(), high.double())), bounds(Region(low[1:].double(), high[1:].double()))
+    assert together[0].isnan().all() and torch.allclose(together[1:], apart, rtol=1e-12)
+
+
+def test_boxes_are_split_until_a_divisor_keeps_its_sign() -> None:
+    graph, box = reciprocal_of_a_square(0.05), Box(np.full(2, -1.0), np.ones(2))
+    for limit, status in ((25.0, Status.HOLDS), (19.0, Status.VIOLATED)):
+        unsafe = Atoms(np.array([[-1.0]]), np.array([-limit]))
+        verdict = ascertain.verify(graph, Property((Case(box, (unsafe,)),)), threads=1, timeout=60.0)
+        assert verdict.status is status
