@@ -71,7 +71,9 @@ class Overview(Analyzer):
         if "activation_mean" in result.values:
             spread = {"mean": "activation_mean", "standard deviation": "activation_deviation"}
             views.append(View(Kind.BAR, "Activations", {"label": "node"} | spread))
-            views.append(View(Kind.BAR, "Idle units", {"label": "node", "idle share": "idle"}, "Share of units that never change."))
+            if result["idle"].any():
+                never = "Share of units that never change."
+                views.append(View(Kind.BAR, "Idle units", {"label": "node", "idle share": "idle"}, never))
         return views
 
     @classmethod
@@ -96,7 +98,7 @@ def _structure(graph: Graph) -> dict[str, Measured]:
     values = {
         "node": (np.array([node.name for node in graph.nodes], str), "name of the node"),
         "operator": (np.array([node.operator.name for node in graph.nodes], str), "operator"),
-        "shape": (np.array([" x ".join(map(str, node.shape)) for node in graph.nodes], str), "shape of its value"),
+        "shape": (np.array(["×".join(map(str, node.shape)) for node in graph.nodes], str), "shape of its value"),
         "node_parameters": (np.array(numbers, np.int64), "numbers stored in the node"),
         "edge": (np.array(edges, np.int64).reshape(-1, 2), "positions of source and target"),
         "nodes": (len(graph.nodes), "number of nodes"),

@@ -163,7 +163,8 @@ class Robustness(Analyzer):
         half = f"Half of the {{inputs}} inputs tried keep their answer {moved.format('{median:.3g}')}."
         views = [View(Kind.TEXT, "Certified radius", text=half, finding=True)]
         if "nearest" in result.values:
-            weakest = "The nearest counterexample lies at {nearest:.3g}; within {least:.3g} no input answered rightly has one."
+            weakest = "The nearest counterexample lies at {nearest:.3g}"
+            weakest += "; within {least:.3g} no input answered rightly has one." if result["least"] else "."
             views.append(View(Kind.TEXT, "Weakest input", text=weakest, finding=True))
         if result["mistaken"]:
             wrong = "{mistaken} of the {inputs} inputs are not answered by their label to begin with."

@@ -19,6 +19,7 @@ DRAWN = ("heatmap", "line", "bar", "histogram")
 _POINTS = 2000
 _BARS = 40
 _CELLS = 4096
+_LETTERS = 24
 _WRITTEN = 144
 """Heat maps with at most so many cells have their numbers written in."""
 _LARGE = 200_000
@@ -32,7 +33,7 @@ _STYLE = {
     "view": {"stroke": None},
     "axis": {"gridColor": "#e6e3da", "domainColor": "#8a8f98", "tickColor": "#8a8f98", "titleFontWeight": "normal"},
     "legend": {"orient": "top", "direction": "horizontal"},
-    "style": {"halo": {"stroke": "#ffffff", "strokeWidth": 4, "opacity": 0.7}, "reach": {"stroke": "#1b2430", "strokeWidth": 1.6}},
+    "style": {"halo": {"color": "#ffffff", "strokeWidth": 4, "opacity": 0.7}, "reach": {"color": "#1b2430", "strokeWidth": 1.6}},
     "range": {"category": list(_SERIES)},
 }
 
@@ -104,11 +105,16 @@ def _series(names: Sequence[str]) -> dict[str, Any]:
     return {"field": "s", "type": "nominal", "scale": {"domain": list(names)}, "legend": legend}
 
 
+def _ending(word: str) -> str:
+    """The end of a long name: paths of layers differ there."""
+    return word if len(word) <= _LETTERS else f"…{word[1 - _LETTERS :]}"
+
+
 def _distinct(words: np.ndarray) -> list[str]:
     """Labels that differ, as axes want them."""
     seen: dict[str, int] = {}
     found = []
-    for word in (short(w) for w in words):
+    for word in (_ending(short(w)) for w in words):
         seen[word] = seen.get(word, 0) + 1
         found.append(word if seen[word] == 1 else f"{word} ({seen[word]})")
     return found
@@ -184,7 +190,7 @@ def _bar(figure: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     amount = {"field": "v"} | _axis(figure["y"] or (names[0] if len(names) == 1 else ""), log=log, values=values)
     amount = _shared(amount, figure, zero=True)
     place = {"field": "p", "type": "ordinal", "sort": None, "title": figure["x"] or None}
-    place["axis"] = {"labelLimit": 150, "labelOverlap": "greedy" if many else False, "ticks": False}
+    place["axis"] = {"labelLimit": 90 if many else 150, "labelOverlap": "greedy" if many else False, "ticks": False}
     ends = ("x", "y") if many else ("y", "x")
     # Whatever lies on top is what the pointer meets, so that all layers tell.
     tips = [_tip("p", "name", "nominal"), _tip("s", "series", "nominal"), _tip("v", "value")]
@@ -281,4 +287,4 @@ def _heatmap(figure: dict[str, Any], notes: list[str]) -> dict[str, Any]:
 
 
 def _ticks(labels: list[str], side: str) -> dict[str, Any]:
-    return {"values": labels, "labelLimit": 110, "ticks": False, "domain": False, **({"labelAngle": -45} if side == "c" else {})}
+    return {"values": labels, "labelLimit": 150, "ticks": False, "domain": False, **({"labelAngle": -45} if side == "c" else {})}

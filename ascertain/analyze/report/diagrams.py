@@ -22,7 +22,12 @@ def diagram(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     edges = arrays["edge"].astype(int)
     layers = _layers(len(names), edges)
     if len(names) > _NODES:
-        return {"nodes": [], "edges": [], "note": f"{len(names)} nodes are too many to draw; the numbers are below."}
+        return {
+            "nodes": [],
+            "edges": [],
+            "layered": False,
+            "note": f"{len(names)} nodes are too many to draw; the numbers are below.",
+        }
     groups = [str(g) for g in arrays["group"]] if "group" in arrays else [""] * len(names)
     order = list(dict.fromkeys(groups))
     details = [str(d) for d in arrays["detail"]] if "detail" in arrays else [""] * len(names)
@@ -70,7 +75,7 @@ def _circuit(nodes: list[dict[str, Any]], edges: np.ndarray, depth: list[int]) -
     bent = any(depth[b] - depth[a] > 1 for a, b in edges)
     half = max((abs(m) for m in middle), default=0.0) + _WIDTH / 2 + (90 if bent else 8)
     for i, node in enumerate(nodes):
-        node |= {"x": middle[i] + half - _WIDTH / 2, "y": depth[i] * (_HEIGHT + _DOWN) + 4, "short": _cut(node["name"], 24)}
+        node |= {"x": middle[i] + half - _WIDTH / 2, "y": depth[i] * (_HEIGHT + _DOWN) + 4, "short": _tail(node["name"], 24)}
         node["small"] = _cut(" · ".join(t for t in (node["group"], node["detail"]) if t), 30)
     drawn = []
     for a, b in edges:
@@ -96,6 +101,11 @@ def _circuit(nodes: list[dict[str, Any]], edges: np.ndarray, depth: list[int]) -
 
 def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _tail(text: str, most: int) -> str:
+    """The end of a long name: paths of layers differ there."""
+    return text if len(text) <= most else f"…{text[1 - most :]}"
 
 
 def _points(nodes: list[dict[str, Any]], edges: np.ndarray, weights: np.ndarray, layers: list[int] | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@
     legend: { orient: "top", direction: "horizontal", labelFontSize: 11, labelColor: "var(--ink2)", titleColor: "var(--ink2)", labelLimit: 220 },
     range: { category: series },
     mark: { color: "var(--s0)" },
-    style: { halo: { stroke: "var(--card)", strokeWidth: 4, opacity: 0.7 }, reach: { stroke: "var(--ink)", strokeWidth: 1.6 } },
+    style: { halo: { color: "var(--card)", strokeWidth: 4, opacity: 0.7 }, reach: { color: "var(--ink)", strokeWidth: 1.6 } },
   };
 
   const tip = document.createElement("div");

@@ -208,7 +208,8 @@ def _trends(contents: Contents) -> list[dict[str, Any]]:
         if len(cells) < 3 or any(m is None or m.value.dtype.kind not in "iuf" for m in cells):
             continue
         values = np.array([float(m.value) for m in cells])
-        if np.ptp(values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1)) == 0:
+        finite = values[np.isfinite(values)]
+        if not finite.size or np.ptp(finite) == 0:
             continue
         name = row["about"] or row["name"]
         ends = [[float(m.value if end is None else end) for m in cells for end in (getattr(m, side),)] for side in ("low", "high")]
@@ -222,7 +223,7 @@ def _trends(contents: Contents) -> list[dict[str, Any]]:
                 "evidence": str(min(m.evidence for m in cells)),
                 "x": "",
                 "y": "",
-                "log": "",
+                "log": "y" if finite.min() > 0 and finite.max() > 1000 * finite.min() else "",
                 "words": (),
                 "channels": {"x": np.array(contents.models), "value": values},
                 "intervals": {"value": (np.array(ends[0]), np.array(ends[1]))} if known else {},

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from ascertain.analyze import analyze, read_record, report
+from ascertain.analyze import Context, analyze, read_record, report
 from ascertain.analyze.overview import Overview
 from ascertain.analyze.report import page, write_report
 from ascertain.errors import InputError
+from ascertain.graph import Builder
+from ascertain.operators import Relu
 from tests.analyze.report.everything import EVIL, HOSTILE, everything, failed
 from tests.runs.test_store import result
 
@@ -142,6 +144,15 @@ def test_models_side_by_side():
     charts = json.loads(reader.text[1])
     assert [row["v"] for row in charts[-1]["data"]["values"]] == [0.25, 0.35, 0.45]
     assert charts[-1]["data"]["values"][0]["l"] == pytest.approx(0.15)
+
+
+def test_networks_too_large_to_draw_have_a_page():
+    build = Builder()
+    node = first = build.input((1, 2))
+    for _ in range(700):
+        node = build(Relu(), node)
+    found = analyze(Overview(), Context(build.graph(first, node)))
+    assert "701 nodes are too many to draw" in report([found])
 
 
 def test_what_many_models_have_in_common_is_said_once():
