@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import t as student
 
 from ascertain.errors import DataError
 from ascertain.evidence import Evidence
 from ascertain.probes.importing import undisturbed
-from ascertain.probes.measure import centred, checked, each_sample
+from ascertain.probes.measure import centred, checked, each_sample, jackknife
 
 __all__ = ["Dimension", "dimension"]
 
@@ -78,19 +77,20 @@ def dimension(
     if not local and len(x) <= x.shape[1]:
         notes.append(f"{len(x)} rows of {x.shape[1]} features: the value is at most {len(x) - 1} whatever the layer is")
     value = _dimension(x, method, k)
-    error = _error(x, method, k, count)
+    low, high = _interval(x, method, k, count, value)
     sizes, curve, errors = _curve(x, method, k, places, subsets, seed)
-    return Dimension(method, value, max(0.0, value - error), value + error, count, sizes, curve, errors, tuple(notes))
+    return Dimension(method, value, low, high, count, sizes, curve, errors, tuple(notes))
 
 
-def _error(x: np.ndarray, method: Method, k: int, count: int) -> float:
-    """Half the width of the 95 % interval by the delete-a-group jackknife; infinite where it needs every sample."""
+def _interval(x: np.ndarray, method: Method, k: int, count: int, value: float) -> tuple[float, float]:
+    """The 95 % interval by the delete-a-group jackknife; without an upper end where the dimension needs every sample."""
     groups, places = min(10, count), len(x) // count
     group = np.repeat(np.random.default_rng(0).permutation(count) % groups, places)
     found = np.array([_or_nan(x[group != g], method, k) for g in range(groups)])
     if np.isnan(found).any():
-        return float("inf")
-    return float(np.sqrt((groups - 1) / groups * ((found - found.mean()) ** 2).sum()) * student.ppf(0.975, groups - 1))
+        return 0.0, float("inf")
+    low, high = jackknife(value, found)
+    return max(0.0, float(low)), float(high)
 
 
 def _curve(

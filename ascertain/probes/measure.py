@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.stats import t as student
 
 from ascertain.errors import DataError, ResourceError, ShapeError
 
-__all__ = ["Basis", "Measure", "Rows", "basis", "centred", "checked", "each_sample", "predicted", "square"]
+__all__ = ["Basis", "Measure", "Rows", "basis", "centred", "checked", "each_sample", "jackknife", "predicted", "square"]
 
 TOLERANCE = {2: 1e-3, 4: 1e-6, 8: 1e-10}
 """Singular values below this fraction of the largest are rounding of the network's own arithmetic, by bytes of a number."""
@@ -117,6 +118,18 @@ def checked(rows: Any, what: str = "the rows") -> np.ndarray:
     if x.shape[1] == 0 or ((x[1] == x[0]).all() and (x == x[0]).all()):
         raise DataError(f"{what} are constant over all {len(x)} samples, so nothing can be compared; choose another layer or data.")
     return x
+
+
+def jackknife(value: Any, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Student's 95 % interval from values (groups, ...) that lack one group of samples each, stretched to the value less its bias.
+
+    A bias that falls as 1 / n is (groups - 1) times what leaving out a group adds (Quenouille, 1956); one that falls as
+    1 / sqrt(n), as canonical correlations have it, is twice that, which is allowed for.
+    """
+    groups, middle = len(found), found.mean(0)
+    error = np.sqrt((groups - 1) / groups * ((found - middle) ** 2).sum(0)) * student.ppf(0.975, groups - 1)
+    unbiased = value - 2 * (groups - 1) * (middle - value)
+    return np.minimum(value, unbiased) - error, np.maximum(value, unbiased) + error
 
 
 def centred(rows: np.ndarray) -> np.ndarray:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from ascertain.errors import DataError, InputError, ShapeError
 from ascertain.evidence import Evidence
 from ascertain.probes.activations import Activations, Moments
 from ascertain.probes.canonical import SVCCA
 from ascertain.probes.kernels import CKA
-from ascertain.probes.measure import Measure, checked, each_sample
+from ascertain.probes.measure import Measure, checked, each_sample, jackknife
 
 __all__ = ["Convergence", "Similarity", "SimilarityMap", "convergence", "similarity", "similarity_map", "time_map"]
 
@@ -26,7 +25,8 @@ class Similarity:
     measure: str
     value: float
     low: float
-    """95 % interval by the delete-a-group jackknife; the measure's whole range where nothing narrower is known."""
+    """95 % interval by the delete-a-group jackknife, stretched by the bias that it finds; the measure's whole range where nothing
+    narrower is known."""
     high: float
     null_mean: float
     """Mean over random re-pairings of the samples."""
@@ -331,11 +331,10 @@ def _jackknife(measure: Measure, value: float, rows: list[np.ndarray], count: in
     return float(low), float(high)
 
 
-def _interval(measure: Measure, values: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Student's interval around values, from those without each of the groups (groups, ...)."""
-    groups = len(found)
-    error = np.sqrt((groups - 1) / groups * ((found - found.mean(0)) ** 2).sum(0)) * student.ppf(0.975, groups - 1)
-    return np.maximum(values - error, measure.limits[0]), np.minimum(values + error, measure.limits[1])
+def _interval(measure: Measure, values: Any, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The interval around values from those without each of the groups (groups, ...), within the measure's range."""
+    low, high = jackknife(values, found)
+    return np.maximum(low, measure.limits[0]), np.minimum(high, measure.limits[1])
 
 
 def _spread(

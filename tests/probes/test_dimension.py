@@ -58,6 +58,13 @@ def test_scale_offset_and_rotation_do_not_matter(method, scale):
     assert dimension(turned * scale, method).value == pytest.approx(dimension(x, method).value, rel=1e-6)
 
 
+def test_intervals_reach_over_the_bias():
+    """Of four equal eigenvalues the largest of a sample is too large, and the stable rank below 4."""
+    found = [dimension(gaussian(400, 4, 10, seed), "stable rank", subsets=2) for seed in range(40)]
+    assert np.mean([f.value for f in found]) < 3.7
+    assert np.mean([f.low <= 4 <= f.high for f in found]) > 0.7
+
+
 def test_duplicates_are_removed_and_curves_grow():
     x = gaussian(400, 3, 5)
     doubled = np.concatenate([x, x[:100]])

@@ -28,6 +28,19 @@ def test_intervals_cover_the_value_of_many_samples():
         assert np.mean([f.low <= truth <= f.high for f in found]) > 0.85
 
 
+def test_intervals_reach_over_the_bias_of_directions_that_share_nothing():
+    """Three correlations are 0.8 and three are 0, which no finite sample shows: the number itself is too large."""
+    rng = np.random.default_rng(0)
+
+    def draw(n=300):
+        shared = rng.normal(size=(n, 3))
+        return (np.c_[shared + 0.5 * rng.normal(size=(n, 3)), rng.normal(size=(n, 3))] for _ in range(2))
+
+    found = [similarity(*draw(), CCA(), shuffles=0) for _ in range(40)]
+    assert np.mean([f.value for f in found]) > 0.43
+    assert np.mean([f.low <= 0.4 <= f.high for f in found]) > 0.85
+
+
 # ---- few samples and bad input
 
 
