@@ -32,7 +32,7 @@ class Comparison(Analyzer):
     title: ClassVar[str] = "Comparison of two networks"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA, Need.OTHER})
     meaning: ClassVar[str] = (
-        "A bright diagonal means that layers at the same depth do the same work in both networks, up to rotation and scale. "
+        "A dark diagonal means that layers at the same depth do the same work in both networks, up to rotation and scale. "
         "Networks may agree on nearly every answer and still reach it by different layers, or the other way round."
     )
     formula: ClassVar[str] = FORMULA

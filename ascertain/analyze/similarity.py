@@ -50,7 +50,7 @@ class Similarity(Analyzer):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA})
     meaning: ClassVar[str] = (
         "1 means that two layers hold the data in the same arrangement, up to rotation and scale; chance means that they have "
-        "nothing in common. Bright blocks are stretches of layers that change little; dark borders are where the work is done."
+        "nothing in common. Dark blocks are stretches of layers that change little; light borders are where the work is done."
     )
     formula: ClassVar[str] = FORMULA
     evidence: ClassVar[str] = EVIDENCE

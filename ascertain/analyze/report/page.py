@@ -244,7 +244,7 @@ def _provenance(records: Sequence[Result | Failure]) -> dict[str, Any]:
         "machines": list(dict.fromkeys(r.machine for r in records)),
         "seeds": sorted({r.seed for r in records}),
         "started": (min(r.started for r in records), max(r.started for r in records)),
-        "seconds": f"{sum(r.cost.wall for r in records):.3g}",
+        "seconds": f"{sum(r.cost.cpu for r in records):.3g}",
         "peak": f"{max(r.cost.peak for r in records) / 2**20:.0f}",
         "schema": max(r.schema for r in records),
         "count": len(records),
