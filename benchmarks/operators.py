@@ -1,6 +1,7 @@
 """Bounds of single operators against values on random boxes: ``python -m benchmarks.operators [--boxes N] [--match TEXT]``.
 
 Ours (what ``ascertain selftest`` runs) and, when it can be imported, auto_LiRPA's backward bounds on the same boxes.
+``... widths`` compares the widths of both on a few functions and blocks: the ratio ours / theirs, in the median and at worst.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ascertain.certify.plan import Plan
-from ascertain.certify.selftest import Bounds, Findings, every_operator, examine
+from ascertain.certify.selftest import Bounds, Findings, every_operator, examine, own_bounds
+from ascertain.graph import load, lower
 from ascertain.operators import (
     Abs,
     Atan,
@@ -111,9 +114,52 @@ def lirpa(function: Callable[[Tensor], Tensor]) -> Callable[[Plan], Bounds]:
     return of
 
 
+def _layer_norm(x: Tensor) -> Tensor:
+    centred = x - x.mean(1, keepdim=True)
+    return centred / torch.sqrt((centred * centred).mean(1, keepdim=True) + 1e-5)
+
+
+def _attention(x: Tensor) -> Tensor:
+    """One head over three tokens of two values, which are queries, keys and values at once."""
+    tokens = x.reshape(-1, 3, 2)
+    scores = torch.softmax(torch.matmul(tokens, tokens.transpose(1, 2)) / 2**0.5, 2)
+    return torch.matmul(scores, tokens).reshape(-1, 6)
+
+
+BLOCKS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
+    "exp": (6, torch.exp),
+    "sin": (6, torch.sin),
+    "tanh": (6, torch.tanh),
+    "sigmoid": (6, torch.sigmoid),
+    "x * y": (6, lambda x: x[:, :3] * x[:, 3:]),
+    "softmax": (5, lambda x: torch.softmax(x, 1)),
+    "layer norm": (6, _layer_norm),
+    "attention": (6, _attention),
+}
+"""Functions of (B, n) with the number n of their inputs."""
+
+
+def widths(boxes: int) -> None:
+    """Prints the ratio of our widths to auto_LiRPA's on the same boxes, of radius 0.03 to 3 around normal points."""
+    print(f"{'function':<12} {'boxes':>6} {'median':>8} {'worst':>8}   ours / auto_LiRPA; no number: theirs is infinite")
+    torch.set_default_dtype(torch.float64)
+    for name, (size, function) in BLOCKS.items():
+        rng, plan = np.random.default_rng(0), Plan.compile(lower(load(Applied(function), input_shape=(1, size))), torch.float64)
+        center, radius = rng.normal(size=(boxes, size)), 10 ** rng.uniform(-1.5, 0.5, (boxes, 1))
+        low, high = torch.tensor(center - radius), torch.tensor(center + radius)
+        ours, theirs = own_bounds(plan), lirpa(function)(plan)
+        ratios: list[float] = []
+        for i in range(boxes):
+            mine, other = ours(low[i : i + 1], high[i : i + 1]), theirs(low[i : i + 1], high[i : i + 1])
+            share = (mine[1] - mine[0]) / (other[1] - other[0])
+            ratios += share[torch.isfinite(share)].tolist()
+        print(f"{name:<12} {boxes:>6} {np.median(ratios):>8.4f} {max(ratios):>8.4f}", flush=True)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Prints one line for each operator, tool and precision."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.operators", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("violations", "widths"), default="violations")
     parser.add_argument("--boxes", type=int, default=2000, help="random boxes for each operator")
     parser.add_argument("--match", default="", help="only operators whose names contain this text")
     options = parser.parse_args(arguments)
@@ -122,6 +168,10 @@ def main(arguments: Sequence[str]) -> int:
         print("auto_LiRPA cannot be imported: only our own operators are measured", file=sys.stderr)
     warnings.filterwarnings("ignore")
     logging.disable()
+    if options.what == "widths":
+        if there:
+            widths(options.boxes)
+        return 0 if there else 2
     print(f"{'operator':<14} {'tool':<11} {'precision':<9} {'boxes':>6} {'violation':>10} {'looseness':>10}")
     compared = {o.name for o, *_ in PEERS}
     alone = [(o, shapes, None) for o, shapes in every_operator() if o.name not in compared]

@@ -20,7 +20,7 @@ from ascertain.operators import Reshape, Slice
 from ascertain.operators.base import Bilinear, Operator, Planar, Shape, Univariate
 from ascertain.operators.trial import reflected
 
-__all__ = ["Findings", "every_operator", "examine"]
+__all__ = ["Findings", "every_operator", "examine", "own_bounds"]
 
 BATCH = 250
 POINTS = 48
@@ -77,7 +77,7 @@ def examine(
     """Bounds of an operator on random boxes of many scales against its values there; ``bounds`` replaces this package's own."""
     rng = np.random.default_rng(seed)
     plan, exact = _plans(operator, shapes, dtype, device)
-    ask = _own(plan) if bounds is None else bounds(plan)
+    ask = own_bounds(plan) if bounds is None else bounds(plan)
     domain = operator.domain if isinstance(operator, Univariate) else (-np.inf, np.inf)
     shares: list[float] = []
     worst, tried = 0.0, 0
@@ -148,7 +148,7 @@ def _size(plan: Plan, values: list[Tensor]) -> Tensor:
     return torch.nan_to_num(largest)
 
 
-def _own(plan: Plan) -> Bounds:
+def own_bounds(plan: Plan) -> Bounds:
     """What `bound` does with method crown."""
 
     def ask(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ def test_bounds_that_are_too_tight_are_noticed(example: tuple[Operator, tuple[Sh
     """Our bounds pulled inward by a share of their size, in single precision by more than their own rounding."""
 
     def shrunk(plan: Plan) -> Bounds:
-        ask = selftest._own(plan)
+        ask = selftest.own_bounds(plan)
         inward_here = inward if plan.dtype == torch.float64 else max(inward, 1e-4)
 
         def tight(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,12 +27,12 @@ def test_lines(ask):
 
 
 def test_violations_are_the_exit_code(ask, monkeypatch):
-    true = selftest._own
+    true = selftest.own_bounds
 
     def wrong(plan):
         return lambda low, high: tuple(t * 0.5 for t in true(plan)(low, high))
 
-    monkeypatch.setattr(selftest, "_own", wrong)
+    monkeypatch.setattr(selftest, "own_bounds", wrong)
     code, out, _ = ask("selftest", "--boxes", 300)
     assert code == 1 and out.splitlines()[-1].endswith("violated by Relu, Softmax")
 
