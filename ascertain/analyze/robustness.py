@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -48,7 +49,7 @@ class Robustness(Analyzer):
     """Only the first so many inputs."""
     tolerance: float = 0.02
     timeout: float = 1.5
-    """Seconds for each input."""
+    """Seconds for each input, half of them at most for the attack."""
 
     title: ClassVar[str] = "Robustness"
     heavy: ClassVar[bool] = True
@@ -111,7 +112,8 @@ class Robustness(Analyzer):
         answer = int(np.argmax(y))
         if answer != label:
             return _Found(0.0, self._distance(single, x), single, answer, False)
-        witness = self._attack(context, x, label)
+        started = time.monotonic()
+        witness = self._attack(context, x, label, started + self.timeout / 2)
         far = np.inf if witness is None else self._distance(witness.input, x)
         found = radius(
             context.model,
@@ -120,7 +122,7 @@ class Robustness(Analyzer):
             norm=self.norm,
             limit=min(self.limit, far),
             tolerance=self.tolerance,
-            timeout=self.timeout,
+            timeout=self.timeout - min(time.monotonic() - started, self.timeout / 2),
             threads=context.threads,
             memory=context.memory,
             seed=context.seed,
@@ -133,8 +135,8 @@ class Robustness(Analyzer):
         others = np.where(np.arange(witness.output.size) == label, -np.inf, witness.output.reshape(-1))
         return _Found(found.lower, far, witness.input, int(np.argmax(others)))
 
-    def _attack(self, context: Context, x: np.ndarray, label: int) -> Witness | None:
-        """The nearest counterexample that descent finds, by bisection on the radius."""
+    def _attack(self, context: Context, x: np.ndarray, label: int, until: float) -> Witness | None:
+        """The nearest counterexample that descent finds, by bisection on the radius as long as there is time."""
         from ascertain.certify.verify import falsify
         from ascertain.properties import robust
 
@@ -148,7 +150,7 @@ class Robustness(Analyzer):
                 low = tried
             else:
                 best, high = found, min(tried, self._distance(found.input, x))
-            if high - low <= self.tolerance * high:
+            if high - low <= self.tolerance * high or time.monotonic() > until:
                 break
             tried = (low + high) / 2
         return best
