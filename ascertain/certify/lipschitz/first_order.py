@@ -27,9 +27,17 @@ _MEMORY = 20
 
 
 def first_order(
-    plant: Plant, *, tolerance: float = 1e-7, steps: int = 300, device: str = "cpu", check: Callable[[], bool] = lambda: True
+    plant: Plant,
+    *,
+    tolerance: float = 1e-7,
+    steps: int = 300,
+    powers: Sequence[float] = _POWERS,
+    device: str = "cpu",
+    check: Callable[[], bool] = lambda: True,
 ) -> Multipliers | None:
     """Multipliers for l2 to l2; None where no start was found, or for stages that it cannot treat.
+
+    At most ``steps`` for each of the ``powers`` that smooth the largest eigenvalue.
 
     Those are stages with a loop, and states of responses alone with slopes in [-a, a]: a storage matrix before them does not depend
     on the one after, and the optimum is on the boundary of the feasible set.
@@ -44,7 +52,7 @@ def first_order(
     chain = _Chain(work, device)
     begin = torch.log(torch.as_tensor(np.concatenate(first[0]), dtype=torch.float64, device=device))
     x, count = begin, 0
-    for power in _POWERS:
+    for power in powers:
         x, done = _descend(lambda x, p=power: chain(x, p), x, steps, max(tolerance, 1e-7), check)  # type: ignore[misc]
         count += done
     points = []

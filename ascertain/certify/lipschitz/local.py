@@ -148,7 +148,12 @@ def _solve(task: _Task, method: str, started: float) -> LocalLipschitz:
         values, _, bounded = bounds.upper(region)
         task.undecided = int(sum(int(t.sum()) for t in bounds.undecided(bounded, 1).values()))
         task.found(float(values[0]), "bounds")
-        if method in ("auto", "bounds") and task.best[0] > search.enough and plan.work <= MOST_WORK:
+        if (
+            method in ("auto", "bounds")
+            and task.best[0] > search.enough
+            and plan.work <= MOST_WORK
+            and time.monotonic() < task.deadline
+        ):
             ends = output_bounds(found.graph, task.sets, "alpha", 20, "cpu", 1)
             values = bounds.norms(*(torch.from_numpy(end)[None] for end in ends))
             task.found(float(values[0]), "optimised bounds")

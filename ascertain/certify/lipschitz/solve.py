@@ -18,6 +18,9 @@ __all__ = ["Multipliers", "Variables", "bound_of", "multipliers"]
 MOST = 3000
 """Inputs and nonlinearities together above which the interior point leaves the field to the first-order method."""
 
+DEEP = 8
+"""Stages from which the interior point begins where the first-order method ends: from one number for each it takes too long."""
+
 WIDEST = 5000
 """Values of one layer above which no program is solved."""
 
@@ -74,7 +77,24 @@ def multipliers(
         found = first_order(plant, tolerance=tolerance, check=check)
         if found is not None:
             return found
+    near = None
+    if method == "interior" and norms == EUCLIDEAN and not layers and len(plant.stages) >= DEEP:
+        near = _near(plant, check)
+    if near is not None:
+        begin, storage = near
+        found = _interior(plant, norms, (list(plant.split(begin.found[0].factors)), storage), layers, tolerance, check)
+        if found is not None:
+            return min(found, begin, key=lambda f: f.value)
     return _interior(plant, norms, first, layers, tolerance, check)
+
+
+def _near(plant: Plant, check: Callable[[], bool]) -> tuple[Multipliers, np.ndarray] | None:
+    """Multipliers near the optimum, and the first storage matrix that they give."""
+    from ascertain.certify.lipschitz.first_order import first_order
+
+    found = first_order(plant, tolerance=1e-5, steps=150, powers=(16.0, 64.0), check=check)
+    storage = None if found is None else float_storage(plant, list(plant.split(found.found[0].factors)))
+    return None if found is None or storage is None or not np.isfinite(storage).all() else (found, storage)
 
 
 def _affordable(plant: Plant) -> None:
@@ -107,7 +127,8 @@ def _interior(
     layers: bool,
     tolerance: float,
     check: Callable[[], bool],
-) -> Multipliers:
+) -> Multipliers | None:
+    """The interior point from a start; None where that is not strictly feasible in floats."""
     from ascertain.certify.lipschitz.interior import interior
 
     lam, storage = first
@@ -121,7 +142,10 @@ def _interior(
         mu = np.full(outputs, 1.05 * scale)
     begin = np.concatenate([t / scale, mu])
     factors = np.array([x[0] for x in lam if len(x)]) if layers else np.concatenate([np.zeros(0), *lam])
-    found = interior(problem, begin, factors / scale, tolerance=tolerance, check=check)
+    try:
+        found = interior(problem, begin, factors / scale, tolerance=tolerance, check=check)
+    except ValueError:
+        return None
     value = found.value / 2 if outputs else float(np.sqrt(found.value))
     k = len(begin) - outputs
 

@@ -132,3 +132,9 @@ def test_solvers_that_are_not_installed_are_named():
 def test_wide_networks_go_to_the_first_order_method(monkeypatch):
     monkeypatch.setattr(solving, "MOST", 20)
     assert lipschitz(mlp(square(16, 2))).method == "first-order method"
+
+
+def test_deep_networks_converge():
+    found = lipschitz(mlp(square(10, 12)))
+    assert found.gap < 1e-8 and found.method == "interior point" and found.value < 0.05 * found.product
+    assert found.value <= lipschitz(mlp(square(10, 12)), method="first-order").value * (1 + 1e-8)
