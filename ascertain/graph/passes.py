@@ -16,7 +16,7 @@ import numpy as np
 
 from ascertain.graph.graph import Builder, Graph, Input, Node, fingerprint
 from ascertain.graph.legality import check, reached
-from ascertain.graph.patterns import gates
+from ascertain.graph.patterns import gates, norms
 from ascertain.operators.base import Affine, Composite, Operator, Ref
 
 __all__ = ["PASSES", "Pass", "dead_code", "expand", "fuse", "identities", "lower", "share"]
@@ -112,7 +112,7 @@ def _keep(graph: Graph, kept: list[int], same: dict[int, int]) -> Graph:
     return replace(graph, nodes=nodes, input=moved(graph.input), output=moved(graph.output))
 
 
-PASSES: tuple[Pass, ...] = (gates, expand, dead_code, identities, share, fuse, identities)
+PASSES: tuple[Pass, ...] = (share, gates, norms, expand, dead_code, identities, share, fuse, identities)
 """What `lower` runs, in order."""
 
 
@@ -121,7 +121,7 @@ def lower(graph: Graph, keep: tuple[type[Operator], ...] = ()) -> Graph:
 
     Composites of the classes ``keep`` stay as they are (univariate ones also expand: into rectifiers, unless kept).
     """
-    passes: tuple[Pass, ...] = (gates, partial(expand, keep=keep), *PASSES[2:])
+    passes = tuple(partial(expand, keep=keep) if p is expand else p for p in PASSES)
     for rewrite in passes:
         changed = rewrite(graph)
         graph = graph if changed is graph else check(changed)

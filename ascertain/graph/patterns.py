@@ -5,7 +5,9 @@ Every rewriting is exact for the file's own constants: a GELU whose 1 / sqrt 2 w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
+from math import inf, nextafter, prod, sqrt
 
 import numpy as np
 
@@ -14,12 +16,14 @@ from ascertain.operators.affine import Scale, Shift, Sum, scaled
 from ascertain.operators.base import Operator, Ref, Univariate
 from ascertain.operators.bilinear import Product
 from ascertain.operators.gated import Gelu, Silu, TanhGelu
+from ascertain.operators.movement import Reshape
 from ascertain.operators.piecewise import Abs
 from ascertain.operators.powers import Power
+from ascertain.operators.reduction import Reduce
 from ascertain.operators.sigmoidal import Erf, Sigmoid, Softsign, Tanh
-from ascertain.operators.smooth import Reciprocal, Square
+from ascertain.operators.smooth import Reciprocal, Rsqrt, Sqrt, Square
 
-__all__ = ["gates"]
+__all__ = ["gates", "norms"]
 
 _ROOT_TWO = Fraction("1.41421356237309504880168872420969807856967187537694")
 _ROOT_TWO_OVER_PI = Fraction("0.79788456080286535587989211986876373695171726232986")
@@ -158,3 +162,58 @@ def _ratio(graph: Graph, core: int, gate: int) -> Found | None:
         return None
     k = factor * abs(inside[0]) / offset
     return Softsign(), 1 / (offset * k), k
+
+
+# Norms
+
+
+def norms(graph: Graph) -> Graph:
+    """Makes reciprocals of roots one function, and notes what an entry of a vector over the vector's own length cannot exceed."""
+    nodes = list(graph.nodes)
+    for i, node in enumerate(nodes):
+        if isinstance(node.operator, Reciprocal) and isinstance((root := nodes[node.inputs[0]]).operator, Sqrt):
+            nodes[i] = replace(node, operator=Rsqrt(), inputs=root.inputs)
+        elif isinstance(node.operator, Product) and node.operator.known is None:
+            most = next((m for k in (0, 1) if (m := _most(nodes, node, node.operator, k)) is not None), None)
+            if most is not None:
+                nodes[i] = replace(node, operator=replace(node.operator, known=(-most, most)))
+    return graph if all(a is b for a, b in zip(nodes, graph.nodes, strict=True)) else replace(graph, nodes=tuple(nodes))
+
+
+def _most(nodes: list[Node], node: Node, product: Product, k: int) -> float | None:
+    """A bound of |c_i| / sqrt(epsilon + s sum of c_j^2), where that is what a product with its core c at place k computes."""
+    core, gate = node.inputs[k], nodes[node.inputs[1 - k]]
+    over = nodes[gate.inputs[0]] if isinstance(gate.operator, Reshape) else gate
+    if not isinstance(over.operator, Rsqrt):
+        return None
+    below, share = nodes[over.inputs[0]], Fraction(1)
+    if isinstance(below.operator, Shift) and (below.operator.offset >= 0).all() and below.shape == over.shape:
+        below = nodes[below.inputs[0]]
+    if isinstance(below.operator, Scale) and (by := _number(below.operator.factor)) is not None and by > 0:
+        below, share = nodes[below.inputs[0]], by
+    total, shape = below.operator, nodes[core].shape
+    if not isinstance(total, Reduce) or prod(below.shape) != prod(over.shape):
+        return None
+    square = nodes[below.inputs[0]]
+    if not isinstance(square.operator, Square) or square.inputs != (core,):
+        return None
+    kept = [i for i in range(len(shape)) if i not in total.axes]
+    letters, others = product.terms[k], product.terms[1 - k]
+    if letters != product.terms[2] or others != "".join(letters[i] for i in kept) or gate.shape != tuple(shape[i] for i in kept):
+        return None
+    n = prod(shape[i] for i in total.axes)
+    share = share / n if total.mean else share
+    square_bound = Fraction(n - 1, n) / share if _centred(nodes, core, total.axes) else 1 / share  # Samuelson 1968
+    return nextafter(sqrt(nextafter(float(square_bound), inf)), inf)
+
+
+def _centred(nodes: list[Node], i: int, axes: tuple[int, ...]) -> bool:
+    """Whether a value is x - mean(x) over the axes."""
+    node = nodes[i]
+    if not isinstance(node.operator, Sum) or node.operator.coefficients != (1.0, -1.0):
+        return False
+    x, mean = node.inputs
+    reduced = nodes[mean].operator
+    if not isinstance(reduced, Reduce) or nodes[mean].inputs != (x,) or nodes[x].shape != node.shape:
+        return False
+    return reduced.mean and reduced.keepdims and set(reduced.axes) == set(axes)

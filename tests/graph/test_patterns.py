@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from ascertain.graph.graph import Builder, Graph
+from ascertain.graph import load, lower
 from ascertain.graph.patterns import gates
 from ascertain.operators import Abs, Erf, Reciprocal, Scale, Shift, Sigmoid, Square, Sum, Tanh
 from ascertain.operators.base import Ref
@@ -110,3 +112,107 @@ def test_other_uses_keep_the_pieces() -> None:
     assert {"Silu", "Sigmoid"} <= {n.operator.name for n in changed.nodes}
     point = np.random.default_rng(1).normal(size=(3, 1, 5))
     assert abs(changed(point) - graph(point)).max() < 1e-15
+
+
+# Norms
+
+
+class Applied(torch.nn.Module):
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+def centred(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
+    return x - x.mean(axis, keepdim=True)
+
+
+def divided(x: torch.Tensor) -> torch.Tensor:
+    c = centred(x)
+    return c / torch.sqrt((c * c).mean(-1, keepdim=True) + 1e-5)
+
+
+def by_variance(x: torch.Tensor) -> torch.Tensor:
+    return (x - x.mean(-1, keepdim=True)) * torch.rsqrt(x.var(-1, keepdim=True, unbiased=False) + 1e-5)
+
+
+def summed(x: torch.Tensor) -> torch.Tensor:
+    c = centred(x, 1)
+    return c / ((c**2).sum(1, keepdim=True) / x.shape[1] + 1e-5).sqrt()
+
+
+def both_axes(x: torch.Tensor) -> torch.Tensor:
+    c = x - x.mean((1, 2), keepdim=True)
+    return c / torch.sqrt((c * c).mean((1, 2), keepdim=True) + 1e-5)
+
+
+def root_mean_square(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+def unit_length(x: torch.Tensor) -> torch.Tensor:
+    return x / x.square().sum(-1, keepdim=True).sqrt()
+
+
+def other_vector(x: torch.Tensor) -> torch.Tensor:
+    return centred(x) / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-5)
+
+
+def other_axis(x: torch.Tensor) -> torch.Tensor:
+    c = centred(x)
+    return c / torch.sqrt((c * c).mean(1, keepdim=True) + 1e-5).reshape(1, 5, 1)
+
+
+def negative_share(x: torch.Tensor) -> torch.Tensor:
+    c = centred(x)
+    return c / torch.sqrt((c * c).mean(-1, keepdim=True) * -1.0 + 50.0)
+
+
+def negative_offset(x: torch.Tensor) -> torch.Tensor:
+    c = centred(x)
+    return c / torch.sqrt((c * c).mean(-1, keepdim=True) - 1e-3)
+
+
+def known_ranges(function: Callable[[torch.Tensor], torch.Tensor]) -> list[tuple[float, float] | None]:
+    graph = lower(load(Applied(function), input_shape=(1, 5, 5)))
+    x = np.random.default_rng(0).normal(size=(200, 1, 5, 5)) * 10.0 ** np.arange(-3, 2).reshape(1, 1, 5, 1)
+    with torch.no_grad():
+        direct = np.stack([function(torch.tensor(row)).numpy() for row in x])
+    np.testing.assert_allclose(graph(x).reshape(direct.shape), direct, rtol=1e-6, atol=1e-6)
+    return [n.operator.known for n in graph.nodes if n.operator.name == "Product"]
+
+
+@pytest.mark.parametrize(
+    ("function", "most"),
+    [
+        (divided, 2.0),
+        (by_variance, 2.0),
+        (summed, 2.0),
+        (both_axes, 24**0.5),
+        (root_mean_square, 5**0.5),
+        (unit_length, 1.0),
+    ],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_entries_of_vectors_over_their_length_have_a_known_range(
+    function: Callable[[torch.Tensor], torch.Tensor], most: float
+) -> None:
+    (known,) = known_ranges(function)
+    assert known is not None and most <= known[1] <= most * (1 + 1e-15) and known[0] == -known[1]
+    spike = torch.zeros((1, 5, 5), dtype=torch.float64)
+    spike[0, 0, 0] = 1e6
+    spike[0, 1:, 1:] = torch.eye(4) if function is not both_axes else 0
+    assert most * 0.999 <= float(function(spike).abs().nan_to_num().max()) <= known[1]
+
+
+@pytest.mark.parametrize("function", [other_vector, other_axis, negative_share], ids=lambda f: f.__name__)
+def test_look_alikes_of_norms_have_no_known_range(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    assert known_ranges(function) == [None]
+
+
+def test_a_negative_offset_is_no_norm() -> None:
+    graph = lower(load(Applied(negative_offset), input_shape=(1, 5, 5)))
+    assert [n.operator.known for n in graph.nodes if n.operator.name == "Product"] == [None]
