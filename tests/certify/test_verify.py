@@ -304,11 +304,11 @@ def test_answers_print_and_turn_into_json() -> None:
 def test_radius_lies_between_proof_and_witness() -> None:
     graph, x = small(3), np.array([0.3, -0.2, 0.5])
     label = int(graph(x[None])[0].argmax())
-    found = ascertain.certify.verify.radius(graph, x, label, limit=20.0, tolerance=0.05, timeout=60)
+    found = ascertain.radius(graph, x, label, limit=20.0, tolerance=0.05, timeout=60)
     assert 0 < found.lower < found.upper < 20 and found.upper - found.lower <= 0.05 * found.upper
     assert ascertain.verify(graph, robust(x, found.lower, label=label, classes=2)).status == "holds"
     with pytest.raises(DataError):
-        ascertain.certify.verify.radius(graph, x, label, limit=-1.0)
+        ascertain.radius(graph, x, label, limit=-1.0)
 
 
 def test_the_same_seed_gives_the_same_answer() -> None:
