@@ -137,4 +137,3 @@ def test_wide_networks_go_to_the_first_order_method(monkeypatch):
 def test_deep_networks_converge():
     found = lipschitz(mlp(square(10, 12)))
     assert found.gap < 1e-8 and found.method == "interior point" and found.value < 0.05 * found.product
-    assert found.value <= lipschitz(mlp(square(10, 12)), method="first-order").value * (1 + 1e-8)
