@@ -240,7 +240,7 @@ seeds = {seeds}
 
 
 def test_ctrl_c_is_clean_and_the_next_run_goes_on(tmp_path):
-    write(tmp_path, SLOW.format(pause=0.2, seeds=list(range(40))))
+    write(tmp_path, SLOW.format(pause=1.0, seeds=list(range(40))))
     process = start(tmp_path, "--json", "--processes", "2")
     process.stdout.readline()
     # Ctrl-C reaches the whole group.
@@ -249,14 +249,14 @@ def test_ctrl_c_is_clean_and_the_next_run_goes_on(tmp_path):
     assert process.returncode == 130 and talk.startswith("interrupted; ") and "Traceback" not in talk, talk
     with Store(tmp_path / "s", read_only=True) as store:
         assert len(store) >= 1 and not store.failures()
-    write(tmp_path, SLOW.format(pause=0.2, seeds=list(range(3))))
+    write(tmp_path, SLOW.format(pause=1.0, seeds=list(range(3))))
     process = start(tmp_path)
     _, talk = process.communicate(timeout=100)
     assert process.returncode == 0 and "stored before, 0 failed" in talk
 
 
 def test_a_killed_run_leaves_no_process_behind_and_loses_nothing_stored(tmp_path):
-    write(tmp_path, SLOW.format(pause=0.3, seeds=list(range(40))))
+    write(tmp_path, SLOW.format(pause=1.0, seeds=list(range(40))))
     process = start(tmp_path, "--json", "--processes", "2")
     first = process.stdout.readline()
     os.kill(process.pid, signal.SIGKILL)
