@@ -88,12 +88,13 @@ class MiddleNeurons(Neurons):
 
 
 class MiddleSearch(NeuronSearch):
-    """The search with cuts in the middle and no trial of candidates."""
+    """The search with cuts in the middle, no trial of candidates, and no contraction to what may be unsafe."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.neurons = MiddleNeurons(self.exact, self.bounded)
         self.candidates = 1
+        self.contraction = None
 
 
 class RootSearch(NeuronSearch):
@@ -101,6 +102,7 @@ class RootSearch(NeuronSearch):
 
     def run(self, root_steps: int = 100) -> Decision:
         """What the root decides."""
+        self.contraction = None
         return super().run(root_steps)
 
     def _branch(self, batch: Batch) -> Batch:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ascertain.certify.lines import Lines
 
-__all__ = ["bend", "concretise", "weigh"]
+__all__ = ["bend", "concretise", "share_work", "weigh"]
 
 _LOOSE = {"reassoc", "contract"}
 _MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
@@ -89,7 +89,7 @@ def weigh(a: Tensor, weight: Tensor) -> Tensor:
     if a.device.type != "cpu":
         return a.abs() @ weight
     out = torch.empty(a.shape[:2], dtype=a.dtype)
-    _share(a.numel())
+    share_work(a.numel())
     _weigh(a.contiguous().numpy(), weight.numpy(), out.numpy())
     return out
 
@@ -107,7 +107,7 @@ def bend(
     none = np.zeros(size, dtype=out.numpy().dtype)
     own, next_, shift = (none if c is None else c.numpy() for c in (charge, below, offset))
     floor = none.reshape(1, 1, -1) if line.lower_intercept is None else line.lower_intercept.contiguous().numpy()
-    _share(out.numel())
+    share_work(out.numel())
     _bend(
         a.contiguous().numpy(),
         line.lower_slope.contiguous().numpy(),
@@ -128,12 +128,12 @@ def concretise(a: Tensor, lower: Tensor, upper: Tensor, charge: Tensor | None) -
     """Minimum of the rows a (b, S, n) over boxes lower, upper (B, n), less sum |a| charge: ``(B, S)``."""
     out = torch.empty((max(len(a), len(lower)), a.shape[1]), dtype=a.dtype)
     weights = np.zeros(a.shape[2], dtype=out.numpy().dtype) if charge is None else charge.numpy()
-    _share(out.numel() * a.shape[2])
+    share_work(out.numel() * a.shape[2])
     _concretise(a.contiguous().numpy(), lower.contiguous().numpy(), upper.contiguous().numpy(), weights, out.numpy())
     return out
 
 
-def _share(entries: int) -> None:
+def share_work(entries: int) -> None:
     """Uses as many threads as torch does, but no more than the work is worth: a barrier costs as much as 100,000 entries."""
     threads = torch.get_num_threads()
     numba.set_num_threads(max(1, min(threads, _MOST_THREADS, entries // 200_000)))

@@ -1,15 +1,16 @@
 """Branch and bound over the values of neurons with optimised linear bounds (beta-CROWN, Wang et al. 2021; GenBaB, Shi et al. 2025).
 
 A domain is the whole input set with the ranges of some neurons cut: sign (z - point) >= 0 for inputs z of nonlinear nodes; bounds
-of all other neurons come from the root. Parameters and multipliers are optimised in single precision where that is faster; a domain
-is closed only by a double-precision pass with rounding charges (PROVED).
+of all other neurons come from the root, contracted to what of the domain may still be unsafe. Parameters and multipliers are
+optimised in single precision where that is faster; a domain is closed only by a double-precision pass with rounding charges, or
+by bounds of a neuron that cross (PROVED).
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,17 +21,26 @@ from ascertain.certify.optimize import Multipliers, Splits, optimize
 from ascertain.certify.plan import Plan
 from ascertain.certify.region import Region
 from ascertain.certify.result import Decision
+from ascertain.certify.search.contraction import Contraction, levels
 from ascertain.certify.search.neurons import Neurons
 from ascertain.errors import ResourceError
 
 __all__ = ["Batch", "NeuronSearch"]
+
+CUTS = range(1, 5)
+"""Columns of a batch with one entry for each cut."""
+ROUNDS = 4
+"""Times that a domain is bounded before it is split."""
+SHRUNK = 0.985
+"""A domain is bounded again where its neurons' ranges shrink below this share, on average."""
 
 
 @dataclass(eq=False)
 class Batch:
     """Domains: conjunction (B,), cuts index, sign, point and their multipliers beta (B, D), parameters alpha (B, S, P), share (B,).
 
-    An alpha of NaN stands for the value that suits the box best by itself.
+    An alpha of NaN stands for the value that suits the box best by itself. Unsafe inputs have row . x + level <= 0, (B, n) and
+    (B,). ``box`` holds the bounds (B, N) of all neurons while a domain is worked on.
     """
 
     conjunction: Tensor
@@ -40,17 +50,31 @@ class Batch:
     beta: Tensor
     alpha: Tensor
     share: Tensor
+    row: Tensor
+    level: Tensor
+    box: tuple[Tensor, Tensor] | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.conjunction)
 
     def columns(self) -> tuple[Tensor, ...]:
-        """All arrays."""
-        return (self.conjunction, self.index, self.sign, self.point, self.beta, self.alpha, self.share)
+        """All arrays that an open domain keeps."""
+        return (
+            self.conjunction,
+            self.index,
+            self.sign,
+            self.point,
+            self.beta,
+            self.alpha,
+            self.share,
+            self.row,
+            self.level,
+        )
 
     def select(self, index: Tensor) -> Batch:
         """Some of the domains."""
-        return Batch(*(c[index] for c in self.columns()))
+        box = None if self.box is None else (self.box[0][index], self.box[1][index])
+        return Batch(*(c[index] for c in self.columns()), box=box)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +90,9 @@ def _joined(domains: Sequence[_Domain]) -> Batch:
     """Domains as one batch; cuts are padded to the longest list."""
     depth = max(d.batch.index.shape[1] for d in domains)
     columns = []
-    for column in zip(*(d.batch.columns() for d in domains), strict=True):
+    for k, column in enumerate(zip(*(d.batch.columns() for d in domains), strict=True)):
         rows = [c[d.index] for c, d in zip(column, domains, strict=True)]
-        if column[0].ndim == 2:
+        if k in CUTS:
             rows = [torch.nn.functional.pad(r, (0, depth - len(r))) for r in rows]
         columns.append(torch.stack(rows))
     return Batch(*columns)
@@ -94,25 +118,27 @@ class NeuronSearch:
     memory: int = 4 << 30
     """Bytes for open domains."""
     batch: int = 64
-    steps: int = 12
-    candidates: int = 4
+    steps: int = 8
+    candidates: int = 2
 
     def __post_init__(self) -> None:
         self.visited = 0
         self.closed = 0.0
         self.tie = 0
         self.heap: list[tuple[float, int, _Domain]] = []
+        self.ended: list[tuple[Batch, Tensor]] = []
         self.count = self.rows.shape[1]
         b = self.bounded
         self.charge = charges(self.exact, self.region, b.boxes, b.lines, self.exact.output, b.charge)
         self.neurons = Neurons(self.exact, self.bounded)
+        self.contraction = Contraction.of(self.exact, self.region, self.bounded, self.neurons.nodes)
         self.stuck = 0
         self.region_fast = self.region.to(self.fast.dtype)
 
     @property
     def _bytes(self) -> int:
-        """Size of one open domain: half-precision parameters for each row, and its cuts."""
-        return 2 * self.neurons.parameters * self.count + 1024
+        """Size of one open domain: half-precision parameters for each row, its constraint, and its cuts."""
+        return 2 * self.neurons.parameters * self.count + 8 * self.region.lower.shape[1] + 1024
 
     # -- pieces of one domain -------------------------------------------------------------------------------------------------
 
@@ -120,24 +146,43 @@ class NeuronSearch:
         n = self.neurons
         return Splits(n.nodes, n.sizes, batch.index, batch.sign.to(dtype), batch.point.to(dtype))
 
+    def _bounds(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.neurons.cut(batch.index, batch.sign, batch.point) if batch.box is None else batch.box
+
+    def _boxed(self, batch: Batch) -> Batch:
+        """With bounds of all neurons: the root's, cut, and contracted to the unsafe part. They may cross: then there is none."""
+        lower, upper = self._bounds(batch)
+        if self.contraction is not None:
+            lower, upper = self.contraction(lower, upper, batch.row, batch.level)
+        return replace(batch, box=(lower, upper))
+
     def _prepared(self, batch: Batch, plan: Plan) -> tuple[Relaxations, Multipliers]:
         """Relaxations of every nonlinear node on each domain's bounds, and the parameters to use them with."""
-        lower, upper = self.neurons.cut(batch.index, batch.sign, batch.point)
-        lines = self.neurons.relaxations(lower, upper, batch.index, batch.sign, plan.dtype)
-        alpha = self.neurons.filled(batch.alpha.to(plan.dtype), lines)
+        lower, upper = self._bounds(batch)
+        lines = self.neurons.relaxations(lower, upper, plan.dtype)
+        alpha = self.neurons.filled(batch.alpha.to(plan.dtype), lines, lower, upper)
         beta = batch.beta.to(plan.dtype).unsqueeze(1).expand(-1, self.count, -1).clone()
         return lines, Multipliers(alpha, beta, self._splits(batch, plan.dtype))
 
-    def _proved(self, batch: Batch) -> Tensor:
-        """Rigorous margins (B,): the largest over rows of lower bound - limit, in double precision with rounding charges."""
+    def _proved(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """Rigorous margins (B,), the largest over rows of lower bound - limit, in double precision with rounding charges.
+
+        The domains come back with the constraint that says so.
+        """
         lines, m = self._prepared(batch, self.exact)
-        rows = self.rows[batch.conjunction]
+        rows, limits = self.rows[batch.conjunction], self.limits[batch.conjunction]
         swept = backward(self.exact, self.region, m.applied(lines), self.exact.output, rows, charge=self.charge, shift=m.shift())
         # multipliers of one neuron are summed, and meet both the points and any value that it can take
         depth, far = batch.index.shape[1], self.neurons.furthest[batch.index] + batch.point.abs()
         reach = torch.where(batch.beta > 0, batch.beta.double() * far, 0.0).sum(1, keepdim=True)
         room = self.exact.rounding.gamma(depth + 4) * reach
-        return (swept.lower + m.level() - room - self.limits[batch.conjunction]).amax(1)
+        margins, best = (swept.lower + m.level() - room - limits).max(1)
+        pick = torch.arange(len(batch), device=best.device)
+        start = levels(self.exact, self.region, swept.rows, swept.constant, self.charge)
+        level = start + m.level() - room - limits
+        level = level - 8 * self.exact.rounding.unit * (start.abs() + reach + limits.abs())
+        row = swept.rows.expand(len(batch), -1, -1)[pick, best]
+        return replace(batch, row=row, level=level[pick, best]), margins
 
     def _optimized(self, batch: Batch, steps: int, rate: float) -> tuple[Batch, Tensor]:
         """Better multipliers for each domain and the points that minimise their rows; margins are then proved."""
@@ -174,12 +219,15 @@ class NeuronSearch:
             none,
             torch.full((count, self.count, self.neurons.parameters), torch.nan, dtype=torch.float16, device=device),
             torch.full((count,), 1.0 / count, dtype=torch.float64, device=device),
+            torch.zeros((count, self.region.lower.shape[1]), dtype=torch.float64, device=device),
+            torch.zeros(count, dtype=torch.float64, device=device),
         )
-        self._settle(root, self._proved(root))
+        self._settle(*self._proved(root))
         taken = self._pop(len(self.heap))
         try:
             if taken and self._improve(_joined(taken), root_steps, 0.1):
                 return self._outcome("violated", "")
+            self._settle_all()
             while self.heap:
                 taken = []
                 self.check()
@@ -191,6 +239,7 @@ class NeuronSearch:
                 children = self._branch(_joined(taken))
                 if len(children) and self._improve(children, self.steps, 0.05):
                     return self._outcome("violated", "")
+                self._settle_all()
                 self.progress("neuron split", self.closed, len(self.heap), self.visited, self._worst)
         except ResourceError as error:
             self._push(taken)
@@ -198,12 +247,34 @@ class NeuronSearch:
         return self._outcome("unknown", "exhausted: every neuron is split") if self.stuck else self._outcome("holds", "")
 
     def _improve(self, batch: Batch, steps: int, rate: float) -> bool:
-        """Optimises a batch, settles it, and says whether one of its points is a witness."""
-        better, points = self._optimized(batch, steps, rate)
-        if self.confirm(points):
-            return True
-        self._settle(better, self._proved(better))
+        """Optimises a batch, notes how that ended, and says whether one of its points is a witness."""
+        for _ in range(ROUNDS):
+            better, points = self._optimized(batch, steps, rate)
+            if self.confirm(points):
+                return True
+            better, margins = self._proved(better)
+            again = self._boxed(better) if self.contraction is not None else better
+            crossed, shrunk = self._shrunk(better, again)
+            crossed &= ~(margins > 0)
+            hopeful = shrunk & ~crossed & ~(margins > 0)
+            self._end(better, margins, ~(crossed | hopeful))
+            self._end(again, torch.ones_like(margins), crossed)
+            batch, margins = again.select(torch.nonzero(hopeful).flatten()), margins[hopeful]
+            if len(batch) == 0:
+                return False
+        self._end(batch, margins, torch.ones_like(margins, dtype=torch.bool))
         return False
+
+    def _end(self, batch: Batch, margins: Tensor, which: Tensor) -> None:
+        self.ended.append((batch.select(torch.nonzero(which).flatten()), margins[which]))
+
+    def _shrunk(self, before: Batch, after: Batch) -> tuple[Tensor, Tensor]:
+        """Which domains have bounds that cross, and in which the ranges of neurons shrank, (B,) each."""
+        if before.box is None or after.box is None:
+            none = torch.zeros(len(after), dtype=torch.bool, device=after.share.device)
+            return none, none
+        old, new = before.box[1] - before.box[0], after.box[1] - after.box[0]
+        return (new < 0).any(1), new.sum(1) < SHRUNK * old.sum(1)
 
     def _outcome(self, status: str, reason: str) -> Decision:
         return Decision(status, reason, "neuron split", self.visited, self._worst, self.closed)
@@ -211,6 +282,12 @@ class NeuronSearch:
     @property
     def _worst(self) -> float:
         return min((d.lower for _, _, d in self.heap), default=0.0)
+
+    def _settle_all(self) -> None:
+        """What a round ended with; a round that is cut short leaves the domains that it took."""
+        for batch, margins in self.ended:
+            self._settle(batch, margins)
+        self.ended.clear()
 
     def _settle(self, batch: Batch, margins: Tensor) -> None:
         """Closes the proved domains and keeps the others."""
@@ -233,7 +310,13 @@ class NeuronSearch:
 
     def _branch(self, batch: Batch) -> Batch:
         """Splits each domain on the neuron whose two children have the best worse bound, among a few with high scores."""
-        lower, upper = self.neurons.cut(batch.index, batch.sign, batch.point)
+        batch = self._boxed(batch)
+        lower, upper = self._bounds(batch)
+        crossed = (lower > upper).any(1)
+        if bool(crossed.any()):
+            self._end(batch, torch.ones_like(batch.share), crossed)
+            batch = batch.select(torch.nonzero(~crossed).flatten())
+            lower, upper = self._bounds(batch)
         some = self.neurons.open(lower, upper).any(1)
         self.stuck += int((~some).sum())
         if not bool(some.all()):
@@ -274,7 +357,18 @@ class NeuronSearch:
             grown(out.beta, torch.zeros_like(point)),
             self.neurons.forget(out.alpha, neuron),
             out.share / 2,
+            out.row,
+            out.level,
+            box=self._halved(out, neuron, point),
         )
+
+    def _halved(self, batch: Batch, neuron: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of children, from their parents' twice."""
+        lower, upper = (t.clone() for t in self._bounds(batch))
+        below, above = torch.arange(0, len(batch), 2), torch.arange(1, len(batch), 2)
+        upper[below, neuron[below]] = point[below]
+        lower[above, neuron[above]] = point[above]
+        return lower, upper
 
     def _try(self, batch: Batch, best: Tensor, at: Tensor, valid: Tensor) -> Tensor:
         """One backward pass for both children of each candidate; returns the position of the best candidate (B,)."""

@@ -57,12 +57,16 @@ class Neurons:
 
     # -- parameters: one flat array (B, S, P) ------------------------------------------------------------------------------------
 
-    def filled(self, alpha: Tensor, lines: Relaxations) -> dict[tuple[int, str], Tensor]:
-        """Parameters by node and name; where they are NaN, those that the relaxations come with."""
+    def filled(self, alpha: Tensor, lines: Relaxations, lower: Tensor, upper: Tensor) -> dict[tuple[int, str], Tensor]:
+        """Parameters by node and name; where they are NaN, or a rectifier is decided, those that the relaxations come with."""
         out = {}
         for (k, name, _), part in zip(self.free, alpha.split([n for *_, n in self.free], 2), strict=True):
-            own = lines[k].parameters()[name]
-            out[k, name] = torch.where(torch.isnan(part), own, part)
+            own, step = lines[k].parameters()[name], self.plan.steps[k]
+            keep = ~torch.isnan(part)
+            if step.rectifier and step.inputs[0] in self.place:
+                here = self.place[step.inputs[0]]
+                keep &= ((lower[:, here] < 0) & (upper[:, here] > 0)).unsqueeze(1)
+            out[k, name] = torch.where(keep, part, own)
         return out
 
     def joined(self, alpha: dict[tuple[int, str], Tensor], like: Tensor) -> Tensor:
@@ -94,10 +98,9 @@ class Neurons:
     def _boxes(self, step: Step, lower: Tensor, upper: Tensor) -> list[tuple[Tensor, Tensor]]:
         return [(lower[:, self.place[z]], upper[:, self.place[z]]) if z in self.place else self.fixed[z] for z in step.inputs]
 
-    def relaxations(self, lower: Tensor, upper: Tensor, index: Tensor, sign: Tensor, dtype: torch.dtype) -> Relaxations:
-        """Relaxations on bounds (B, N): the root's where no domain cuts an input of the node."""
-        touched = torch.zeros(self.lower.shape[1], dtype=torch.bool, device=lower.device)
-        touched[index[sign != 0]] = True
+    def relaxations(self, lower: Tensor, upper: Tensor, dtype: torch.dtype) -> Relaxations:
+        """Relaxations on bounds (B, N): the root's where no domain has other bounds of an input of the node."""
+        touched = ((lower > self.lower) | (upper < self.upper)).any(0)
         out: Relaxations = {}
         for s in self.steps:
             line = self.lines[s.index]
