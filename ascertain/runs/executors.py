@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -65,6 +67,10 @@ def local_workers(count: int | None = None) -> Workers:
     executor = ProcessPoolExecutor(slots, initializer=_settle, initargs=(os.getpid(),), env=_ONE_THREAD)
 
     def close(kill: bool) -> None:
+        # when told to kill, loky drops what it has not handed out yet, and stumbles over the numbers of it that are left
+        with suppress(queue.Empty):
+            while kill:
+                executor._work_ids.get(block=False)
         executor.shutdown(wait=True, kill_workers=kill)
 
     def renew() -> Workers:
