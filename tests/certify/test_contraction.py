@@ -105,5 +105,5 @@ def test_what_says_nothing_changes_nothing(row: float, level: float) -> None:
 
 def test_large_forms_are_not_kept() -> None:
     plan, region, neurons, _ = started(chain, 0)
-    wide = Region(torch.zeros((1, 600_000), dtype=torch.float64), torch.ones((1, 600_000), dtype=torch.float64))
+    wide = Region(torch.zeros((1, 6_000_000), dtype=torch.float64), torch.ones((1, 6_000_000), dtype=torch.float64))
     assert Contraction.of(plan, wide, bound_nodes(plan, region), neurons.nodes) is None

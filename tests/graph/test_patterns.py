@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ascertain.graph.graph import Builder, Graph
 from ascertain.graph import load, lower
+from ascertain.graph.graph import Builder, Graph
 from ascertain.graph.patterns import gates
 from ascertain.operators import Abs, Erf, Reciprocal, Scale, Shift, Sigmoid, Square, Sum, Tanh
 from ascertain.operators.base import Ref

@@ -224,7 +224,10 @@ def test_properties_are_asked_of_models(tmp_path, files):
 
 def start(folder, *options):
     command = [sys.executable, "-m", "ascertain", "run", str(folder / "suite.toml"), "--store", str(folder / "s"), *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # where the tests run in the background Ctrl-C is ignored, also by what they start
+    ears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=ears, **pipes)
 
 
 SLOW = """

@@ -8,8 +8,8 @@ until often nothing unsafe is left. Evidence: PROVED in float64.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numba
 import numpy as np
@@ -29,36 +29,33 @@ UNIT = DOUBLE.unit
 TINY = DOUBLE.tiny
 WIDER = 6
 """Times that a share is tried four times larger."""
-CLOSER = 5
+CLOSER = 4
 """Times that the tangents at two shares are intersected."""
 CHUNK = 512
 """Neurons of one backward pass."""
-MOST = 1 << 20
+MOST = 1 << 24
 """Coefficients of all forms beyond which they cost more than they are worth."""
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _value(form, start, row, level, share, center, radius):  # type: ignore[no-untyped-def]
     """Minimum of form + share * constraint over the box, and its derivative by the share."""
-    value, slope = 0.0, 0.0
+    value, slope = form.dtype.type(0.0), form.dtype.type(0.0)  # in the precision of the form
     for i in range(form.size):
         v = form[i] + share * row[i]
         value += v * center[i] - abs(v) * radius[i]
-        slope += row[i] * (center[i] - math.copysign(radius[i], v))
+        slope += row[i] * (center[i] - (radius[i] if v >= 0 else -radius[i]))
     return value + start + share * level, slope + level
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _largest(form, start, row, level, center, radius, first):  # type: ignore[no-untyped-def]
-    """About the largest minimum over shares, and its share; -inf where a share of 0 is best."""
-    value, slope = _value(form, start, row, level, 0.0, center, radius)
+def _share(form, start, row, level, center, radius, plain, slope, first):  # type: ignore[no-untyped-def]
+    """About the share >= 0 of the largest minimum; ``plain`` and ``slope`` > 0 are its value and derivative at 0."""
     best, at = -np.inf, 0.0
-    if not slope > 0.0:
-        return best, at
-    left, left_value, left_slope = 0.0, value, slope
+    left, left_value, left_slope = 0.0, plain, slope
     right, right_value, right_slope = first, 0.0, 1.0
     for _ in range(WIDER):
-        right_value, right_slope = _value(form, start, row, level, right, center, radius)
+        right_value, right_slope = _value(form, start, row, level, np.float32(right), center, radius)
         if right_value > best:
             best, at = right_value, right
         if not right_slope > 0.0:
@@ -66,23 +63,26 @@ def _largest(form, start, row, level, center, radius, first):  # type: ignore[no
         left, left_value, left_slope = right, right_value, right_slope
         right *= 4.0
     if right_slope > 0.0:
-        return best, at
+        return at
     for _ in range(CLOSER):
         share = (right_value - left_value + left_slope * left - right_slope * right) / (left_slope - right_slope)
         if not left < share < right:
             break
-        value, slope = _value(form, start, row, level, share, center, radius)
+        value, slope = _value(form, start, row, level, np.float32(share), center, radius)
         if value > best:
             best, at = value, share
         if slope > 0.0:
             left, left_value, left_slope = share, value, slope
         else:
             right, right_value, right_slope = share, value, slope
-    return best, at
+    return at
 
 
 @numba.njit(nogil=True, cache=True, parallel=True, error_model="numpy")
-def _contract(forms, starts, spreads, sizes, rows, levels, center, radius, out):  # type: ignore[no-untyped-def]
+def _contract(exact, fast, plain, slopes, out):  # type: ignore[no-untyped-def]
+    """The search for shares is done in single precision, and its result evaluated in double, with a charge for rounding."""
+    forms, starts, spreads, sizes, rows, levels, center, radius = exact
+    forms_, starts_, rows_, levels_, center_, radius_ = fast
     n = center.size
     for b in numba.prange(len(rows)):
         spread, size = 0.0, abs(levels[b])
@@ -91,8 +91,10 @@ def _contract(forms, starts, spreads, sizes, rows, levels, center, radius, out):
             size += abs(rows[b, i]) * (abs(center[i]) + radius[i])
         for m in range(len(forms)):
             out[b, m] = -np.inf
-            if spread > 0.0 and spreads[m] > 0.0:
-                best, at = _largest(forms[m], starts[m], rows[b], levels[b], center, radius, 0.25 * spreads[m] / spread)
+            if spread > 0.0 and spreads[m] > 0.0 and slopes[b, m] > 0.0:
+                box, first = (center_, radius_), 0.25 * spreads[m] / spread
+                at = _share(forms_[m], starts_[m], rows_[b], levels_[b], *box, plain[m], slopes[b, m], first)
+                best, _ = _value(forms[m], starts[m], rows[b], levels[b], at, center, radius)
                 best -= 4.0 * (n + 8) * UNIT * (sizes[m] + at * size) + TINY
                 if best < np.inf:  # neither NaN nor infinite
                     out[b, m] = best
@@ -104,10 +106,27 @@ class Contraction:
 
     forms: np.ndarray
     starts: np.ndarray
-    spreads: np.ndarray
-    sizes: np.ndarray
     center: np.ndarray
     radius: np.ndarray
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        """Above |form . x| + |start| on the box."""
+        with np.errstate(all="ignore"):
+            total = abs(self.forms) @ (abs(self.center) + self.radius) + abs(self.starts)
+        return np.asarray(total * (1 + 2 * len(self.center) * UNIT))
+
+    @cached_property
+    def spreads(self) -> np.ndarray:
+        """Half of the range of each form on the box."""
+        with np.errstate(all="ignore"):
+            return np.asarray(abs(self.forms) @ self.radius)
+
+    @cached_property
+    def _single(self) -> tuple[np.ndarray, np.ndarray]:
+        """Forms in single precision, and the corners where forms are least."""
+        forms = self.forms.astype(np.float32)
+        return forms, (self.center - np.copysign(self.radius, self.forms)).astype(np.float32)
 
     @classmethod
     def of(cls, plan: Plan, region: Region, bounded: Bounded, nodes: tuple[int, ...]) -> Contraction | None:
@@ -126,27 +145,19 @@ class Contraction:
                     forms.append(swept.rows[0].expand(len(part), -1).numpy())
                     starts.append(levels(plan, region, swept.rows, swept.constant, charge)[0].numpy())
         matrix, offset = (np.concatenate([*sides[0][k], *sides[1][k]]) for k in (0, 1))
-        center, radius = region.center[0].numpy(), region.radius(UNIT)[0].numpy()
-        far = abs(center) + radius
-        with np.errstate(all="ignore"):
-            sizes = (abs(matrix) @ far + abs(offset)) * (1 + 2 * len(far) * UNIT)
-            return cls(matrix, offset, abs(matrix) @ radius, sizes, center, radius)
+        return cls(matrix, offset, region.center[0].numpy(), region.radius(UNIT)[0].numpy())
 
     def __call__(self, lower: Tensor, upper: Tensor, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds (B, N), tightened to where ``rows . x + level <= 0``, (B, n) and (B,). They may cross: then nothing is there."""
         found = torch.empty((len(rows), len(self.forms)), dtype=torch.float64)
         share_work(4 * found.numel() * len(self.center))
-        _contract(
-            self.forms,
-            self.starts,
-            self.spreads,
-            self.sizes,
-            rows.contiguous().numpy(),
-            level.contiguous().numpy(),
-            self.center,
-            self.radius,
-            found.numpy(),
-        )
+        a, c = rows.contiguous().numpy(), level.contiguous().numpy()
+        forms, corners = self._single
+        starts, few, ends, center, radius = (t.astype(np.float32) for t in (self.starts, a, c, self.center, self.radius))
+        with np.errstate(all="ignore"):
+            slopes, plain = few @ corners.T + ends[:, None], self.starts + (forms * corners).sum(1)
+        exact = (self.forms, self.starts, self.spreads, self._sizes, a, c, self.center, self.radius)
+        _contract(exact, (forms, starts, few, ends, center, radius), plain.astype(np.float64), slopes, found.numpy())
         below, above = found.split(lower.shape[1], 1)
         return torch.maximum(lower, below), torch.minimum(upper, -above)
 
