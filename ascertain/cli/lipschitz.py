@@ -33,6 +33,9 @@ class Lipschitz(ModelOptions):
         Option(help="auto, interior, first-order, layer, product, clarabel, scs, mosek; --local: bounds, program, search, milp."),
     ] = "auto"
     local: Annotated[str | None, Option(help="On balls around these inputs: .npz with x, .csv(.gz), .npy, or digits.")] = None
+    claim: Annotated[
+        float | None, Option(help="Audit a claimed constant: prove it, or find two inputs against it.", show_default=False)
+    ] = None
     eps: Annotated[float | None, Option(help="Radius of the balls, in the same norm.", show_default=False)] = None
     count: Annotated[int, Option(help="Only the first so many inputs.")] = 10
     label: Annotated[str, Option(help="Column of the label in .csv and .npy tables: first, last or none.")] = "first"
@@ -46,6 +49,8 @@ class Lipschitz(ModelOptions):
         from ascertain.certify.lipschitz import lipschitz
 
         network = self.network()
+        if self.claim is not None:
+            return self._audited(network, self.claim)
         if self.local is not None:
             return self._locally(network, self.local)
         if self.eps is not None:
@@ -70,6 +75,22 @@ class Lipschitz(ModelOptions):
         else:
             print(found)
         return Exit.HOLDS
+
+    def _audited(self, network: Graph, claim: float) -> int:
+        """Prints whether a claim holds."""
+        from ascertain.certify.lipschitz import audit_lipschitz
+
+        others = (self.local, self.eps, self.output_norm, self.pair, self.layers, self.certificate)
+        if any(v is not None for v in others) or self.method != "auto":
+            raise InputError("--claim is about the whole network in one norm; leave out options other than --norm and --timeout.")
+        found = audit_lipschitz(network, claim, _number(self.norm), timeout=self.timeout)
+        if self.json:
+            upper = None if found.upper is None else replace(found.upper, certificate=None)
+            audit = {"status": found.status, "claim": claim, "slope": found.slope, "pair": found.pair, "upper": upper}
+            emit_json({"model": self.model, "hash": network.hash, "audit": audit})
+        else:
+            print(found)
+        return {"holds": Exit.HOLDS, "violated": Exit.VIOLATED}.get(found.status, Exit.UNKNOWN)
 
     def _locally(self, network: Graph, data: str) -> int:
         """Prints the constant on the ball around each input."""

@@ -36,3 +36,12 @@ def test_on_balls(distance, points, capsys):
 def test_bad_options(distance, points, options, capsys):
     assert run(["lipschitz", distance, *(points if o == "points" else o for o in options)]) == 2
     assert "--" in capsys.readouterr().err
+
+
+def test_audits_of_claims(ask):
+    code, out, _ = ask("lipschitz", "digits_mlp", "--claim", 1, "--timeout", 5)
+    assert code == 1 and out.startswith("violated: claimed 1 in norm 2")
+    code, out, _ = ask("lipschitz", "digits_mlp", "--claim", 1000, "--json")
+    assert code == 0 and json.loads(out)["audit"]["status"] == "holds"
+    code, _, err = ask("lipschitz", "digits_mlp", "--claim", 1, "--eps", 0.1)
+    assert code == 2 and "--claim" in err
