@@ -19,7 +19,7 @@ from ascertain.certify.plan import Plan, Step
 from ascertain.certify.region import Region
 from ascertain.certify.relaxations import Relaxation, enclose
 
-__all__ = ["Boxes", "Charges", "Relaxations", "Swept", "backward", "charges"]
+__all__ = ["Boxes", "Charges", "Relaxations", "Swept", "backward", "charges", "levels"]
 
 Boxes = dict[int, tuple[Tensor, Tensor]]
 """Bounds (lower, upper), each ``(B, size)``, of nodes."""
@@ -174,6 +174,12 @@ def backward(
         nothing = nothing | charge.lost.unsqueeze(1)
     lower, constant = lower.masked_fill(nothing, torch.nan), constant.expand(lower.shape).masked_fill(nothing, torch.nan)
     return Swept(lower, rows_in, constant, kept)
+
+
+def levels(plan: Plan, region: Region, rows: Tensor, constant: Tensor, charge: Charges) -> Tensor:
+    """Constants (B, S) with which ``rows . x + constant`` of a backward pass is a lower bound on the whole region."""
+    charged = rows.abs() @ charge.weights[plan.input]
+    return constant - charged - 4 * plan.rounding.unit * (constant.abs() + (len(region.lower[0]) + 1) * charged)
 
 
 def _pull(step: Step, a: Tensor, live: Tensor | None, offset: bool) -> tuple[Tensor | None, tuple[Tensor, ...]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ascertain.certify.bounds import Bounded, bound_nodes
-from ascertain.certify.linear import backward, charges
+from ascertain.certify.linear import backward, charges, levels
 from ascertain.certify.plan import Plan
 from ascertain.certify.region import Region
 from ascertain.certify.result import Decision
@@ -179,7 +179,7 @@ class BoxSearch:
 
     def _exclude(self, region: Region, bounded: Bounded, opened: Tensor) -> tuple[_Left, dict[int, Tensor]]:
         """What is left of boxes with open conjunctions (B, C), and the coefficients of their worst rows on nonlinear nodes."""
-        plan, size = self.plan, region.lower.shape[1]
+        plan = self.plan
         charge = charges(plan, region, bounded.boxes, bounded.lines, plan.output, bounded.charge)
         some = torch.nonzero(opened.any(0)).squeeze(1)
         needed, place = torch.unique(self.which[some.to(self.which.device)], return_inverse=True)
@@ -189,9 +189,8 @@ class BoxSearch:
         # a margin that overflowed is NaN and proves nothing
         pairs = torch.nonzero(opened[:, some] & ~(margin[:, place] > 0).any(2))
         rows, unit = swept.rows.expand(len(region), -1, -1), plan.rounding.unit
-        charged = rows.abs() @ charge.weights[plan.input] * (1 + plan.rounding.gamma(size))
-        level = swept.constant - self.bound[needed] - charged
-        level = level - 4 * unit * (swept.constant.abs() + self.bound[needed].abs() + charged)
+        start = levels(plan, region, rows, swept.constant, charge)
+        level = start - self.bound[needed] - 4 * unit * (start.abs() + self.bound[needed].abs())
         arrays = (rows.contiguous(), level.contiguous(), place.contiguous(), pairs, region.lower, region.upper)
         found, cut = clip(*(t.cpu().numpy() for t in arrays))
         kept = ~(found > 0)

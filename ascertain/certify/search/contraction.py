@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ascertain.certify.bounds import Bounded
 from ascertain.certify.fused import share_work
-from ascertain.certify.linear import Charges, backward, charges
+from ascertain.certify.linear import backward, charges, levels
 from ascertain.certify.plan import Plan
 from ascertain.certify.region import Region
 from ascertain.certify.rounding import DOUBLE
 
-__all__ = ["Contraction", "levels"]
+__all__ = ["Contraction"]
 
 UNIT = DOUBLE.unit
 TINY = DOUBLE.tiny
@@ -160,9 +160,3 @@ class Contraction:
         _contract(exact, (forms, starts, few, ends, center, radius), plain.astype(np.float64), slopes, found.numpy())
         below, above = found.split(lower.shape[1], 1)
         return torch.maximum(lower, below), torch.minimum(upper, -above)
-
-
-def levels(plan: Plan, region: Region, rows: Tensor, constant: Tensor, charge: Charges) -> Tensor:
-    """Constants (B, S) with which ``rows . x + constant`` of a backward pass is a lower bound on the whole region."""
-    charged = rows.abs() @ charge.weights[plan.input]
-    return constant - charged - 4 * plan.rounding.unit * (constant.abs() + (len(region.lower[0]) + 1) * charged)

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from ascertain.certify.bounds import Bounded
-from ascertain.certify.linear import Relaxations, backward, charges
+from ascertain.certify.linear import Relaxations, backward, charges, levels
 from ascertain.certify.optimize import Multipliers, Splits, optimize
 from ascertain.certify.plan import Plan
 from ascertain.certify.region import Region
 from ascertain.certify.result import Decision
-from ascertain.certify.search.contraction import Contraction, levels
+from ascertain.certify.search.contraction import Contraction
 from ascertain.certify.search.neurons import Neurons
 from ascertain.errors import ResourceError
 
