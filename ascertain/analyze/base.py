@@ -77,6 +77,8 @@ class Context:
     """One, where results must be the same bit for bit wherever they are computed."""
     memory: float = 0.5
     """Share of the machine's memory that may be used."""
+    device: str = "cpu"
+    """Where analyzers that say `Analyzer.on_device` compute."""
     names: Mapping[str, str] = field(default_factory=dict)
     """What people call the inputs, by role."""
 
@@ -203,6 +205,12 @@ class Analyzer(ABC):
     """Authors, year, title."""
     heavy: ClassVar[bool] = False
     """Whether it searches for seconds; such questions are handed out first."""
+    on_device: ClassVar[bool] = False
+    """Whether it computes on the device of the context, which its record then names; all others compute on the CPU.
+
+    The device is no part of the key of a result: it may take part in how far a search comes in its time, as a fast processor does,
+    and in last bits, but not in what a number means. Estimates stay on the CPU, for devices draw other random numbers.
+    """
     version: ClassVar[int] = 1
     """Counts up when the numbers change, so that stored results of the older kind are not mistaken for new ones."""
 

@@ -27,7 +27,7 @@ _PACKAGES = ("ascertain", "numpy", "scipy", "torch", "onnx", "onnxruntime", "num
 def analyze(analyzer: Analyzer, context: Context) -> Result:
     """The result of an analyzer; raises InputError when the context lacks what it needs, and what `Analyzer.measure` raises."""
     _check_needs(analyzer, context)
-    head, clock = provenance(analyzer, context.hashes, context.names, context.seed), Clock()
+    head, clock = provenance(analyzer, context.hashes, context.names, context.seed, context.device), Clock()
     with clock.running():
         values = dict(analyzer.measure(context))
     return Result(**head, cost=clock.cost, values=_checked(analyzer, values))
@@ -35,7 +35,7 @@ def analyze(analyzer: Analyzer, context: Context) -> Result:
 
 def attempt(analyzer: Analyzer, context: Context) -> Result | Failure:
     """As `analyze`, but an analyzer that raises makes a `Failure`; only interrupts and exits pass."""
-    head, clock = provenance(analyzer, context.hashes, context.names, context.seed), Clock()
+    head, clock = provenance(analyzer, context.hashes, context.names, context.seed, context.device), Clock()
     try:
         with clock.running():
             _check_needs(analyzer, context)
@@ -51,7 +51,9 @@ def key_of(analyzer: Analyzer, context: Context) -> str:
     return question_key(analyzer.called(), analyzer.version, options_of(analyzer), context.hashes, context.seed)
 
 
-def provenance(analyzer: Analyzer, inputs: Mapping[str, str], names: Mapping[str, str], seed: int) -> dict[str, Any]:
+def provenance(
+    analyzer: Analyzer, inputs: Mapping[str, str], names: Mapping[str, str], seed: int, device: str = "cpu"
+) -> dict[str, Any]:
     """Everything of a record but its cost and its answer."""
     return {
         "analyzer": analyzer.called(),
@@ -62,6 +64,7 @@ def provenance(analyzer: Analyzer, inputs: Mapping[str, str], names: Mapping[str
         "seed": seed,
         "versions": _versions(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device": device if analyzer.on_device else "cpu",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

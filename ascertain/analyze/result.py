@@ -145,10 +145,17 @@ class Record:
     seed: int
     versions: Mapping[str, str]
     machine: str
+    device: str = "cpu"
+    """What it was computed on."""
     started: str
     """UTC, ISO 8601."""
     cost: Cost
     schema: int = SCHEMA
+
+    @property
+    def place(self) -> str:
+        """The machine, and the device where it is not the CPU."""
+        return self.machine if self.device == "cpu" else f"{self.machine}, on {self.device}"
 
     @property
     def key(self) -> str:
@@ -156,7 +163,7 @@ class Record:
         return question_key(self.analyzer, self.version, self.options, self.inputs, self.seed)
 
     def _head(self) -> dict[str, Any]:
-        words = ("schema", "analyzer", "version", "options", "inputs", "names", "seed", "versions", "machine", "started")
+        words = ("schema", "analyzer", "version", "options", "inputs", "names", "seed", "versions", "machine", "device", "started")
         return {w: getattr(self, w) for w in words} | {"cost": vars(self.cost)}
 
 
@@ -211,7 +218,8 @@ def read_record(body: Mapping[str, Any], source: str = "the record") -> Result |
         if body["schema"] > SCHEMA:
             raise InputError(f"{source} has schema {body['schema']}, known here are up to {SCHEMA}; install a newer ascertain.")
         words = ("schema", "analyzer", "version", "options", "inputs", "names", "seed", "versions", "machine", "started")
-        head = {w: body[w] for w in words} | {"cost": Cost(**body["cost"])}
+        # Records had no device at first, when everything was computed on the CPU.
+        head = {w: body[w] for w in words} | {"device": body.get("device", "cpu"), "cost": Cost(**body["cost"])}
         if body["kind"] == "failure":
             return Failure(**head, error=body["error"], message=body["message"])
         return Result(**head, values={name: Measured.from_json(m) for name, m in body["values"].items()})

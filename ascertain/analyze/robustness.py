@@ -53,6 +53,7 @@ class Robustness(Analyzer):
 
     title: ClassVar[str] = "Robustness"
     heavy: ClassVar[bool] = True
+    on_device: ClassVar[bool] = True
     version: ClassVar[int] = 2
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA, Need.LABELS})
     meaning: ClassVar[str] = (
@@ -126,6 +127,7 @@ class Robustness(Analyzer):
             tolerance=self.tolerance,
             timeout=self.timeout - min(time.monotonic() - started, self.timeout / 2),
             threads=context.threads,
+            device=context.device,
             memory=context.memory,
             seed=context.seed,
         )
@@ -145,7 +147,7 @@ class Robustness(Analyzer):
         best, low, high, tried = None, 0.0, self.limit, self.limit
         for _ in range(_HALVINGS):
             question = robust(x, tried, float(self.norm), label=label, classes=context.model.output_size)
-            found = falsify(context.model, question, seed=context.seed)
+            found = falsify(context.model, question, device=context.device, seed=context.seed)
             if found is None and best is None:
                 return None
             if found is None:

@@ -27,6 +27,7 @@ class Verify(Analyzer):
     """Seconds."""
 
     title: ClassVar[str] = "Property"
+    on_device: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PROPERTY})
     meaning: ClassVar[str] = "A property that holds has no exception at all; one that is violated comes with an exception to try."
     formula: ClassVar[str] = "for all x in the set: f(x) is safe"
@@ -46,6 +47,7 @@ class Verify(Analyzer):
             context.property,
             timeout=self.timeout,
             threads=context.threads,
+            device=context.device,
             memory=context.memory,
             seed=context.seed,
         )

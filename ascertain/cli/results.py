@@ -104,7 +104,7 @@ def _whole(record: Result | Failure) -> str:
         "inputs": ", ".join(f"{role} {record.names.get(role, '')} {h[:_SHORT]}" for role, h in record.inputs.items()),
         "seed": str(record.seed),
         "versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
-        "machine": record.machine,
+        "machine": record.place,
         "cost": f"{cost.wall:.2f} s, {cost.cpu:.2f} s of CPU, {cost.peak / 2**20:.0f} MiB, started {record.started}",
     }
     lines = [f"{name:<9} {value}" for name, value in facts.items()]

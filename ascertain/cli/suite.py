@@ -14,12 +14,13 @@ from ascertain.cli.exits import Exit
 from ascertain.cli.names import data_file, model_file
 from ascertain.cli.options import Command
 from ascertain.cli.talk import emit_json
+from ascertain.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ascertain.analyze import Failure, Result
-    from ascertain.runs import Item, Store, Summary
+    from ascertain.runs import Item, Store, Summary, Workers
 
 __all__ = ["Run"]
 
@@ -32,17 +33,21 @@ class Run(Command):
     store: Annotated[Path, Option(help="File that keeps the results.", show_default=False)]
     processes: Annotated[int | None, Option(help="Processes; one for each core if not given.")] = None
     dask: Annotated[str | None, Option(help="A Dask cluster instead: local, or the address of its scheduler.")] = None
+    gpus: Annotated[str | None, Option(help="One process for each CUDA device instead: all, or a list such as 0,1.")] = None
     retry: Annotated[bool, Option("--retry", help="Run again what failed.")] = False
     json: Annotated[bool, Option("--json", help="A JSON line for each result when it is stored.")] = False
 
     def run(self) -> int:
         """Runs what is missing; the exit code is 3 when something failed."""
-        from ascertain.runs import Store, read_suite
+        from ascertain.runs import Store, cuda_devices, read_suite
 
+        if self.gpus is not None and (self.dask is not None or self.processes is not None):
+            raise InputError("--gpus says how many processes there are and where; leave --dask and --processes out.")
+        devices = () if self.gpus is None else cuda_devices(self.gpus)
         items = read_suite(self.suite, {"models": model_file, "data": data_file})
         with Store(self.store) as store:
             try:
-                done = self._work(items, store)
+                done = self._work(items, store, self._workers(devices))
             except KeyboardInterrupt:
                 print(f"interrupted; {len(store)} results are stored, run again to go on.", file=sys.stderr)
                 return Exit.INTERRUPTED
@@ -54,10 +59,16 @@ class Run(Command):
         )
         return Exit.UNKNOWN if done.held else Exit.HOLDS
 
-    def _work(self, items: Sequence[Item], store: Store) -> Summary:
-        from ascertain.runs import dask_workers, local_workers, run_suite
+    def _workers(self, devices: Sequence[str]) -> Workers:
+        from ascertain.runs import dask_workers, device_workers, local_workers
 
-        workers = local_workers(self.processes) if self.dask is None else dask_workers(self.dask, self.processes)
+        if devices:
+            return device_workers(devices)
+        return local_workers(self.processes) if self.dask is None else dask_workers(self.dask, self.processes)
+
+    def _work(self, items: Sequence[Item], store: Store, workers: Workers) -> Summary:
+        from ascertain.runs import run_suite
+
         known = set(store.contents()) - (store.failures() if self.retry else set())
         with _Table(items, known) as table:
 

@@ -1,5 +1,6 @@
 """Results that are never lost: one file to keep them, suites that resume, executors that share the work."""
 
+from ascertain.runs.devices import cuda_devices, device_workers
 from ascertain.runs.division import Whole, combine
 from ascertain.runs.executors import Workers, dask_workers, local_workers, this_process
 from ascertain.runs.export import export
@@ -15,7 +16,9 @@ __all__ = [
     "Whole",
     "Workers",
     "combine",
+    "cuda_devices",
     "dask_workers",
+    "device_workers",
     "export",
     "local_workers",
     "read_suite",

@@ -20,7 +20,7 @@ from ascertain.analyze.result import Failure, Result
 from ascertain.errors import InputError
 from ascertain.runs.items import MEMORY, Item, run_item
 
-__all__ = ["Workers", "dask_workers", "local_workers", "this_process"]
+__all__ = ["Workers", "dask_workers", "local_workers", "start", "this_process"]
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 _PATIENCE = 10.0
@@ -57,11 +57,22 @@ def this_process() -> Workers:
 
 def local_workers(count: int | None = None) -> Workers:
     """Processes on this machine, one for each core if no ``count`` is given, with one thread each."""
-    from joblib.externals.loky.process_executor import ProcessPoolExecutor
-
     slots = count if count is not None else (os.cpu_count() or 1)
     if slots < 1:
         raise InputError(f"{slots} processes cannot do anything; give at least 1.")
+    executor, close = start(slots)
+
+    def renew() -> Workers:
+        close(True)
+        return local_workers(count)
+
+    return Workers(lambda item: executor.submit(run_item, item, MEMORY / slots), slots, close, renew)
+
+
+def start(slots: int) -> tuple[Executor, Callable[[bool], None]]:
+    """An executor of so many processes with one thread each, and what ends it: at once if told so."""
+    from joblib.externals.loky.process_executor import ProcessPoolExecutor
+
     # loky replaces a process that has grown, between two items, which is no news to the user.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
     executor = ProcessPoolExecutor(slots, initializer=_settle, initargs=(os.getpid(),), env=_ONE_THREAD)
@@ -73,11 +84,7 @@ def local_workers(count: int | None = None) -> Workers:
                 executor._work_ids.get(block=False)
         executor.shutdown(wait=True, kill_workers=kill)
 
-    def renew() -> Workers:
-        close(True)
-        return local_workers(count)
-
-    return Workers(lambda item: executor.submit(run_item, item, MEMORY / slots), slots, close, renew)
+    return executor, close
 
 
 def _settle(parent: int) -> None:

@@ -141,7 +141,7 @@ class Item:
     def __str__(self) -> str:
         return f"{self.analyzer.called()} of {', '.join(self.names.values())}" + (f" (seed {self.seed})" if self.seed else "")
 
-    def context(self, memory: float = MEMORY) -> Context:
+    def context(self, memory: float = MEMORY, device: str = "cpu") -> Context:
         """What is analysed, read from its files; ``memory`` is the share of the machine's that may be used."""
         graphs = [m.read() for m in self.models]
         wanted = self.analyzer.needs | self.analyzer.uses
@@ -156,6 +156,7 @@ class Item:
             getattr(graphs[0].source.replay, "module", None) if Need.MODULE in wanted else None,
             self.seed,
             memory=memory,
+            device=device,
             names=self.names,
         )
 
@@ -165,11 +166,11 @@ class Item:
         return Failure(**head, cost=Cost(0.0, 0.0, 0), error=error, message=message)
 
 
-def run_item(item: Item, memory: float = MEMORY) -> Result | Failure:
-    """Measures in this process on one thread, so that the answer is the same bit for bit wherever it is computed."""
+def run_item(item: Item, memory: float = MEMORY, device: str = "cpu") -> Result | Failure:
+    """Measures in this process on one thread, so that the answer is the same bit for bit on whatever CPU it is computed."""
     with _lock(), one_thread():
         try:
-            context = item.context(memory)
+            context = item.context(memory, device)
         except InputError as error:
             return item.failure(type(error).__name__, str(error))
         if context.hashes != item.inputs:

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+import torch
 
 from ascertain.analyze import analyzers
 from ascertain.runs import Store
@@ -97,3 +98,41 @@ def test_names_cannot_rewrite_the_screen(ask, tmp_path):
         store.put(replace(result(), names={"model": "\x1b[2Jevil\r"}))
         store.put(replace(failure(1), message="\x1b]0;evil\x07"))
     assert all("\x1b" not in ask("show", tmp_path / "s", *key)[1] for key in ((), (result().key,), (failure(1).key,)))
+
+
+GPUS = """
+[models]
+mlp = "digits_mlp"
+[data]
+few = { file = "digits", count = 5 }
+[[run]]
+analyzer = "tests.runs.asking:Where"
+options = { pause = 0.3 }
+seeds = [0, 1, 2, 3]
+"""
+
+
+def test_a_suite_on_gpus(ask, tmp_path, monkeypatch):
+    suite, store = tmp_path / "suite.toml", tmp_path / "s.sqlite"
+    suite.write_text(GPUS)
+    code, out, err = ask("run", suite, "--store", store, "--gpus", "all")
+    assert code == 2 and err.count("\n") == 1 and "sees no CUDA device" in err and not store.exists()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for given, words in (
+        (("--gpus", "0,2"), "no GPU 2; torch sees 2"),
+        (("--gpus", "both"), "say all, or numbers"),
+        (("--gpus", "all", "--processes", 2), "leave --dask and --processes out"),
+        (("--gpus", "all", "--dask", "local"), "leave --dask and --processes out"),
+    ):
+        code, _, err = ask("run", suite, "--store", store, *given)
+        assert code == 2 and err.count("\n") == 1 and words in err and not store.exists()
+    code, _, err = ask("run", suite, "--store", store, "--gpus", "all")
+    assert code == 0 and "4 measured" in err
+    with Store(store, read_only=True) as stored:
+        assert {r.device for r in stored} == {"cuda:0", "cuda:1"} and all(str(r["device"]) == r.device for r in stored)
+        first = next(iter(stored))
+    code, out, _ = ask("show", store, first.key[:12])
+    assert code == 0 and f", on {first.device}" in out
+    code, _, _ = ask("show", store, "--export", tmp_path / "r.md")
+    assert code == 0 and "on cuda:0" in (tmp_path / "r.md").read_text()

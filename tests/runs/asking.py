@@ -49,6 +49,18 @@ class Quick(Asked):
 
 
 @dataclass(frozen=True)
+class Where(Asked):
+    """Says where it computes; a process is told by its number, which the machine does not use again so soon."""
+
+    on_device = True
+    pause: float = 0.0
+
+    def measure(self, context):
+        time.sleep(self.pause)
+        return {"device": Measured(np.array(context.device), Evidence.EXACT), "by": Measured(np.array(os.getpid()), Evidence.EXACT)}
+
+
+@dataclass(frozen=True)
 class Raises(Asked):
     """Raises."""
 

@@ -29,8 +29,9 @@ def markdown(records: Sequence[Result | Failure], title: str = "") -> str:
     seen = {f"{role} {r.names.get(role, '')} {digest}": None for r in records for role, digest in r.inputs.items()}
     lines += [f"- {_plain(words)}" for words in seen]
     first = records[0]
+    places = "; ".join(dict.fromkeys(r.place for r in records))
     versions = ", ".join(f"{k} {v}" for k, v in first.versions.items())
-    lines += [f"- {_plain(first.started)}, {_plain(first.machine)}", f"- {_plain(versions)}"]
+    lines += [f"- {_plain(first.started)}, {_plain(places)}", f"- {_plain(versions)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -241,7 +241,7 @@ def _provenance(records: Sequence[Result | Failure]) -> dict[str, Any]:
     return {
         "inputs": list(inputs),
         "versions": list(versions),
-        "machines": list(dict.fromkeys(r.machine for r in records)),
+        "machines": list(dict.fromkeys(r.place for r in records)),
         "seeds": sorted({r.seed for r in records}),
         "started": (min(r.started for r in records), max(r.started for r in records)),
         "seconds": f"{sum(r.cost.cpu for r in records):.3g}",
