@@ -39,6 +39,7 @@ class Convergence(Analyzer):
     svcca_level: float = 0.95
 
     title: ClassVar[str] = "Convergence of layers"
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA, Need.TRAJECTORY})
     meaning: ClassVar[str] = (
         "Each line is a layer; it reaches 1 when the layer represents the data as it will at the end. The two measures may "
@@ -70,23 +71,28 @@ class Convergence(Analyzer):
         parts = [_only(c, common) for c in captures]
         steps = {f"{i + 1}": part for i, part in enumerate(parts)}
         cka, svcca = (time_map(steps, parts[-1], measure, groups=5) for measure in (CKA(), SVCCA()))
-        return {
+        first = _first(cka.values, self.cka_level, "CKA")
+        values = {
             "cka": estimated(cka),
             "svcca": estimated(svcca),
-            "cka_from": _first(cka.values, self.cka_level, "CKA"),
+            "cka_from": first,
             "svcca_from": _first(svcca.values, self.svcca_level, "SVCCA"),
             "step": words(tuple(steps), "checkpoint, from the first"),
             "layer": words(common, "layer"),
             "samples": Measured(np.array(len(x)), Evidence.EXACT, "inputs"),
-        } | _lines(cka.values, cka.low, cka.high)
+            "steps": Measured(np.array(len(steps)), Evidence.EXACT, "checkpoints"),
+        }
+        given = graphs[-1].nodes[graphs[-1].input].name
+        return values | _lines(cka.values, cka.low, cka.high) | _ends(common, first.value, given)
 
     def views(self, result: Result) -> Sequence[View]:
-        """Lines of CKA, both maps, and the order."""
+        """One sentence, lines of CKA, both maps, and the order."""
         names = [str(n) for n in result["layer"]]
         lines = {f"{name} layer" if name == "x" else name: f"cka_{i}" for i, name in enumerate(names[:_LINES])}
         sides = {"rows": "step", "columns": "layer"}
         order = {"layer": "layer", "from checkpoint (CKA)": "cka_from", "from checkpoint (SVCCA)": "svcca_from"}
         return [
+            *_order(result),
             View(Kind.LINE, "Way to the final form", {"x": "number"} | lines, x="checkpoint", y="debiased CKA with the last"),
             View(Kind.HEATMAP, "Debiased CKA with the last checkpoint", {"z": "cka"} | sides, "From {samples} inputs."),
             View(Kind.HEATMAP, "SVCCA with the last checkpoint", {"z": "svcca"} | sides, "From {samples} inputs."),
@@ -102,7 +108,9 @@ class Convergence(Analyzer):
         data[:, 1] -= data[:, 0] * (data[:, 0] @ data[:, 1]) / (data[:, 0] @ data[:, 0])
         steps = (_shows(1), _shows(0), _shows(0))
         context = Context(steps[0], data, trajectory=steps)
-        yield Example(cls(), context, {"svcca": [[1, 0], [1, 1], [1, 1]], "svcca_from": [1, 2], "cka_from": [1, 2]}, 1e-7)
+        yield Example(
+            cls(), context, {"svcca": [[1, 0], [1, 1], [1, 1]], "svcca_from": [1, 2], "cka_from": [1, 2], "latest_from": 2}, 1e-7
+        )
         yield Example(cls(), Context(two_layers(), data, trajectory=(two_layers(),) * 2), {"cka": np.ones((2, 2))}, 1e-7)
 
 
@@ -132,3 +140,30 @@ def _lines(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, M
         ends = np.minimum(low[:, i], values[:, i]), np.maximum(high[:, i], values[:, i])
         found[f"cka_{i}"] = Measured(values[:, i], Evidence.ESTIMATED, "debiased CKA with the last checkpoint", *ends)
     return found
+
+
+def _ends(names: list[str], first: np.ndarray, given: str) -> dict[str, Measured]:
+    """The layers that converge first and last, where all do; the input, which is itself at every step, does not count."""
+    ways = {name: int(at) for name, at in zip(names, first, strict=True) if name != given}
+    if not all(ways.values()) or not ways:
+        return {}
+    found = {}
+    for word, name in (("earliest", min(ways, key=ways.__getitem__)), ("latest", max(ways, key=ways.__getitem__))):
+        found[word] = words(name, f"layer that converges {word}", Evidence.ESTIMATED)
+        about = f"first checkpoint of the {word} layer's final form"
+        found[f"{word}_from"] = Measured(np.array(ways[name]), Evidence.ESTIMATED, about)
+    return found
+
+
+def _order(result: Result) -> list[View]:
+    """The sentence about which layer converges first and which last."""
+    if "latest" not in result.values:
+        return []
+    level = f"CKA with the last of at least {result.options['cka_level']:g}"
+    late, early = int(result["latest_from"]), int(result["earliest_from"])
+    if late == early:
+        sentence = f"All layers have their final form ({level}) from checkpoint {{latest_from}} of {{steps}} on."
+    else:
+        sentence = f"{{earliest}} has its final form from checkpoint {{earliest_from}} of {{steps}} on ({level}), "
+        sentence += "{latest} not before the last." if late == result["steps"] else "{latest} only from {latest_from} on."
+    return [View(Kind.TEXT, "Order of convergence", text=sentence, finding=True)]

@@ -35,6 +35,7 @@ class Information(Analyzer):
     """Deviation of the noise on every activation, relative to the root mean square deviation of the layer's units."""
 
     title: ClassVar[str] = "Information plane"
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA, Need.LABELS})
     meaning: ClassVar[str] = (
         "Without noise a layer would hold everything: information says something only at a resolution, here a noise set for each "
@@ -75,13 +76,21 @@ class Information(Analyzer):
             "most_inputs": Measured(np.array(np.log2(len(picked))), Evidence.BOUNDED, "bits in which input it was"),
             "most_labels": Measured(np.array(-(shares * np.log2(shares)).sum()), Evidence.BOUNDED, "bits in the labels"),
             "samples": Measured(np.array(len(picked)), Evidence.EXACT, "inputs"),
+            "last": words(tuple(rows)[-1], "last layer"),
+            "last_inputs": _one(inputs[-1], "bits that the last layer holds about which input it was"),
+            "last_labels": _one(about[-1], "bits that the last layer holds about the label"),
         }
 
     def views(self, result: Result) -> Sequence[View]:
-        """Bars of both, and the table."""
+        """One sentence, bars of both, and the table."""
+        kept = (
+            "Under noise, {last} tells {last_labels:.2f} of the {most_labels:.2f} bits in the labels, "
+            "and {last_inputs:.2f} of the {most_inputs:.2f} bits in which input it was."
+        )
         ceiling = "From {samples} inputs; at most {most_inputs:.2f} bits about inputs and {most_labels:.2f} about labels."
         table = {"layer": "layer", "bits about inputs": "inputs", "bits about labels": "labels"}
         return [
+            View(Kind.TEXT, "What is kept", text=kept, finding=True),
             View(Kind.BAR, "Information about inputs", {"label": "layer", "inputs": "inputs"}, ceiling, y="bits"),
             View(Kind.BAR, "Information about labels", {"label": "layer", "labels": "labels"}, ceiling, y="bits"),
             View(Kind.TABLE, "Information", table),
@@ -96,9 +105,15 @@ class Information(Analyzer):
         graph = build.graph(x, build(Dense(np.array([[1.0, 0.0], [1.0, 0.0]])), x))
         corners = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
         context = Context(graph, corners, np.array([0, 0, 1, 1]))
-        yield Example(cls(noise=1e-3), context, {"inputs": [2.0, 1.0], "labels": [1.0, 1.0], "most_labels": 1.0}, 1e-6)
+        known = {"inputs": [2.0, 1.0], "labels": [1.0, 1.0], "most_labels": 1.0, "last_inputs": 1.0, "last_labels": 1.0}
+        yield Example(cls(noise=1e-3), context, known, 1e-6)
 
 
 def _measured(found: Sequence[Found], about: str) -> Measured:
     value, low, high = (np.array([getattr(f, k) for f in found]) for k in ("value", "lower", "upper"))
     return Measured(value, Evidence.BOUNDED, about, np.minimum(low, value), np.maximum(high, value))
+
+
+def _one(found: Found, about: str) -> Measured:
+    value, low, high = (np.array(v) for v in (found.value, min(found.lower, found.value), max(found.upper, found.value)))
+    return Measured(value, Evidence.BOUNDED, about, low, high)

@@ -15,7 +15,7 @@ from ascertain.probes.degeneracy import causes, degeneracy
 from ascertain.probes.graph_module import GraphModule
 
 NAMES = ["comparison", "convergence", "degeneracy", "dimension", "interaction", "lipschitz", "probing", "relevance", "similarity"]
-NAMES += ["weights"]
+NAMES += ["information", "weights"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_every_view_of_a_shipped_network_can_be_drawn(name, net, digits):
     options = {"count": 20} if name == "lipschitz" else {}
     stored = read_record(analyze(kind(**options), context(net, digits, kind)).to_json())
     figures = [figure_of(view, stored) for view in kind().views(stored)]
-    assert figures and (name == "convergence" or any(f["finding"] for f in figures))
+    assert figures and any(f["finding"] and f["text"] for f in figures)
 
 
 @pytest.mark.parametrize("net", fixtures.NAMES)
@@ -164,3 +164,51 @@ def test_the_coefficient_of_few_draws_comes_with_cautions(digits):
     assert "take more" in str(found["cautions"])
     figures = [figure_of(view, found) for view in type(asked)().views(found)]
     assert "Caution" in figures[0]["text"] and set(figures[1]["channels"]) == {"x", "chain 1", "chain 2"}
+
+
+def moved(axes, shift):
+    """One layer that shows an axis of the data, and one after it that is turned by a shift."""
+    build = Builder()
+    x = build.input((1, 2))
+    build.scope = "early"
+    first = build(Dense(np.eye(2)[list(axes)]), x)
+    build.scope = "late"
+    return build.graph(x, build(Dense(np.array([[1.0, shift]])), first))
+
+
+@pytest.mark.parametrize(
+    ("steps", "sentence"),
+    [
+        ([((0, 1), 0.0)] * 3, "All layers have their final form (CKA with the last of at least 0.98) from checkpoint 1 of 3 on."),
+        (
+            [((0, 1), 9.0), ((0, 1), 9.0), ((0, 1), 0.0)],
+            "early has its final form from checkpoint 1 of 3 on (CKA with the last of at least 0.98), late not before the last.",
+        ),
+        (
+            [((0, 0), 0.0), ((0, 1), 9.0), ((0, 1), 0.0), ((0, 1), 0.0)],
+            "early has its final form from checkpoint 2 of 4 on (CKA with the last of at least 0.98), late only from 3 on.",
+        ),
+    ],
+)
+def test_which_layer_converges_first_and_which_last(steps, sentence):
+    x = np.random.default_rng(0).normal(size=(100, 2))
+    graphs = tuple(moved(*step) for step in steps)
+    found = analyze(find("convergence")(), Context(graphs[-1], x, trajectory=graphs))
+    (finding,) = [f for f in (figure_of(v, found) for v in find("convergence")().views(found)) if f["finding"]]
+    assert finding["text"] == sentence and finding["evidence"] == "ESTIMATED"
+    none = analyze(find("convergence")(cka_level=1.5), Context(graphs[-1], x, trajectory=graphs))
+    assert not [v for v in find("convergence")().views(none) if v.finding], "a level that nothing reaches"
+
+
+def test_what_the_last_layer_keeps_is_said_with_its_bounds(digits):
+    from ascertain.analyze.report.numbers import intervals
+
+    found = analyze(find("information")(count=50), context("digits_mlp", digits))
+    assert found["last_labels"] == found["labels"][-1] and found["last_inputs"] == found["inputs"][-1]
+    assert str(found["last"]) == found["layer"][-1]
+    (view,) = [v for v in find("information")().views(found) if v.finding]
+    text = figure_of(view, found)["text"]
+    assert text.startswith(
+        f"Under noise, {found['last']} tells {found['last_labels']:.2f} of the {found['most_labels']:.2f} bits in"
+    )
+    assert [w.split()[0] for w in intervals(view, found)] == ["bounds", "bounds"], "no confidence is claimed of bounds"

@@ -10,6 +10,7 @@ import numpy as np
 
 from ascertain.analyze.result import Measured, Result
 from ascertain.analyze.views import View, powers
+from ascertain.evidence import Evidence
 
 __all__ = ["cells", "intervals", "short", "value_rows"]
 
@@ -63,14 +64,16 @@ def _line(measured: Measured) -> str:
 def _ends(measured: Measured) -> str:
     if measured.low is None or measured.high is None:
         return ""
-    return f" ({measured.confidence:.0%}: {short(measured.low.item())} to {short(measured.high.item())})"
+    kind = f"{measured.confidence:.0%}: " if measured.evidence is Evidence.ESTIMATED else ""
+    return f" ({kind}{short(measured.low.item())} to {short(measured.high.item())})"
 
 
 def intervals(view: View, result: Result) -> Sequence[str]:
-    """The intervals of the estimates in a sentence, written as the sentence writes the estimates."""
+    """The intervals of the numbers in a sentence, written as the sentence writes them; those of estimates have a confidence."""
     found = []
     for _, name, form, _ in string.Formatter().parse(view.text):
         if name and (m := result.values[name]).low is not None and m.high is not None:
             low, high = powers(format(m.low.item(), form or "")), powers(format(m.high.item(), form or ""))
-            found.append(f"{m.confidence:.0%} interval {low} to {high}")
+            kind = f"{m.confidence:.0%} interval" if m.evidence is Evidence.ESTIMATED else "bounds"
+            found.append(f"{kind} {low} to {high}")
     return found
