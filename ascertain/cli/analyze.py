@@ -66,6 +66,7 @@ class Analyze(ModelOptions):
         words = f"{answered} of {len(items)} questions answered in {time.perf_counter() - started:.1f} s"
         print(f"{self.out}: {words}, {size:.0f} kB")
         if not whole:
+            print("interrupted; the report holds what was answered until then.", file=sys.stderr)
             return Exit.INTERRUPTED
         return Exit.UNKNOWN if answered < len(items) else Exit.HOLDS
 

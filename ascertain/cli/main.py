@@ -116,7 +116,12 @@ def _function(command: type[Command]) -> Any:
     hints = get_type_hints(command, include_extras=True)
 
     def call(**values: Any) -> None:
-        raise typer.Exit(command(**values).run())
+        try:
+            code = command(**values).run()
+        except KeyboardInterrupt:
+            # typer would leave without a word
+            raise typer.Abort from None
+        raise typer.Exit(code)
 
     parameters = []
     for f in fields(command):

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from ascertain.analyze.result import Failure, Result
 from ascertain.errors import InputError, ResourceError
-from ascertain.runs.executors import Workers, start
+from ascertain.runs.executors import AHEAD, Workers, start
 from ascertain.runs.items import MEMORY, Item, run_item
 
 __all__ = ["cuda_devices", "device_workers"]
@@ -66,7 +66,7 @@ def _workers(devices: tuple[str, ...], claims: TemporaryDirectory[str]) -> Worke
         end(True)
         return _workers(devices, claims)
 
-    return Workers(lambda item: executor.submit(_run, item, share, devices, folder), len(devices), close, renew)
+    return Workers(lambda item: executor.submit(_run, item, share, devices, folder), AHEAD * len(devices), close, renew)
 
 
 def _run(item: Item, memory: float, devices: tuple[str, ...], folder: str) -> Result | Failure:

@@ -9,10 +9,11 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,9 +21,11 @@ from ascertain.analyze.result import Failure, Result
 from ascertain.errors import InputError
 from ascertain.runs.items import MEMORY, Item, run_item
 
-__all__ = ["Workers", "dask_workers", "local_workers", "start", "this_process"]
+__all__ = ["AHEAD", "Workers", "dask_workers", "local_workers", "start", "this_process"]
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+AHEAD = 2
+"""Items handed out for each process, so that none waits for the next."""
 _PATIENCE = 10.0
 """Seconds to wait for the scheduler of a cluster."""
 _GLANCE = 0.2
@@ -34,8 +37,8 @@ class Workers:
     """Processes that answer items."""
 
     submit: Callable[[Item], Future[Result | Failure]]
-    slots: int
-    """How many items run at a time."""
+    most: int
+    """How many items are handed out at a time."""
     close: Callable[[bool], None]
     """Ends the processes; at once, with what they do, if the argument is true."""
     renew: Callable[[], Workers] | None = None
@@ -49,10 +52,35 @@ def this_process() -> Workers:
 
     def submit(item: Item) -> Future[Result | Failure]:
         done: Future[Result | Failure] = Future()
-        done.set_result(run_item(item))
+        with _outright():
+            done.set_result(run_item(item))
         return done
 
     return Workers(submit, 1, lambda kill: None)
+
+
+class _Interrupt(BaseException):
+    """Ctrl-C, in a form that no search takes for a wish to answer early: what it then said would be kept for its answer."""
+
+
+@contextmanager
+def _outright() -> Iterator[None]:
+    """Ctrl-C ends the block, whatever it does with interrupts, where Ctrl-C is heard at all."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Interrupt
+
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    except _Interrupt:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def local_workers(count: int | None = None) -> Workers:
@@ -66,7 +94,7 @@ def local_workers(count: int | None = None) -> Workers:
         close(True)
         return local_workers(count)
 
-    return Workers(lambda item: executor.submit(run_item, item, MEMORY / slots), slots, close, renew)
+    return Workers(lambda item: executor.submit(run_item, item, MEMORY / slots), AHEAD * slots, close, renew)
 
 
 def start(slots: int) -> tuple[Executor, Callable[[bool], None]]:
@@ -131,5 +159,5 @@ def dask_workers(address: str, count: int | None = None) -> Workers:
     slots = max(1, sum(client.nthreads().values()))
     share = MEMORY / max(Counter(urlsplit(name).hostname for name in client.nthreads()).values(), default=1)
     # Dask starts dead processes anew, and gives an item up after it saw several die.
-    workers = Workers(lambda item: executor.submit(run_item, item, share), slots, close, lambda: workers, (KilledWorker,))
+    workers = Workers(lambda item: executor.submit(run_item, item, share), AHEAD * slots, close, lambda: workers, (KilledWorker,))
     return workers

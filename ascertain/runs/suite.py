@@ -17,9 +17,6 @@ from ascertain.runs.store import Store
 
 __all__ = ["Summary", "run_suite"]
 
-_AHEAD = 2
-"""Items handed out for each slot, so that no process waits for the next."""
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -108,7 +105,7 @@ class _Run:
     def _fill(self) -> None:
         """Hands out items: some ahead, or one alone while there are suspects."""
         alone = bool(self.suspects)
-        source, most = (self.suspects, 1) if alone else (self.queue, _AHEAD * self.workers.slots)
+        source, most = (self.suspects, 1) if alone else (self.queue, self.workers.most)
         while source and len(self.running) < most:
             item = source.popleft()
             try:

@@ -1,6 +1,12 @@
 """``ascertain analyze``."""
 
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,3 +122,45 @@ def test_names_of_the_zoo(ask, tmp_path, monkeypatch):
     ):
         code, _, err = ask("analyze", *given, "-o", tmp_path / "n.html")
         assert code == 2 and words in err and not (tmp_path / "n.html").exists()
+
+
+def interrupted(file, *given, until):
+    """Exit code, output and talk of an analysis that gets Ctrl-C once it has said some words to a terminal."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "ascertain", "analyze", "digits_mlp", "--data", "digits", "-o", str(file), *map(str, given)]
+    # where the tests run in the background Ctrl-C is ignored, also by what they start
+    ears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    pipes = {"stdout": subprocess.PIPE, "stderr": theirs, "text": True, "cwd": Path(__file__).resolve().parents[2]}
+    with subprocess.Popen(command, start_new_session=True, preexec_fn=ears, **pipes) as process:
+        os.close(theirs)
+        talk = ""
+        while not all(words in talk for words in until):
+            talk += os.read(ours, 4096).decode()
+        # Ctrl-C reaches the whole group.
+        os.killpg(process.pid, signal.SIGINT)
+        out = process.stdout.read()
+    try:
+        while more := os.read(ours, 4096):
+            talk += more.decode()
+    except OSError:  # how Linux says that nobody holds the other end any more
+        pass
+    os.close(ours)
+    return process.returncode, out, talk
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_leaves_a_report_of_what_is_answered(tmp_path, processes):
+    given = ("--analyzers", "weights,tests.runs.asking:Swallows", "--processes", processes)
+    until = ("1 of 2 questions answered", "swallows")
+    code, out, talk = interrupted(tmp_path / "r.json", *given, until=until)
+    assert code == 130 and "1 of 2 questions answered" in out, talk
+    assert "interrupted; the report holds what was answered" in talk and "Traceback" not in talk
+    (record,) = (read_record(r) for r in json.loads((tmp_path / "r.json").read_text()))
+    assert record.analyzer == "weights" and not list(tmp_path.glob(".*"))
+
+
+def test_ctrl_c_before_the_first_answer_writes_nothing(tmp_path):
+    given = ("--analyzers", "tests.runs.asking:Swallows", "--processes", 1)
+    code, out, talk = interrupted(tmp_path / "r.json", *given, until=["swallows"])
+    assert code == 130 and out == "" and talk.endswith("error: interrupted.\r\n") and "Traceback" not in talk
+    assert not list(tmp_path.iterdir())

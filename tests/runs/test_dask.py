@@ -68,4 +68,4 @@ def test_nobody_answers(monkeypatch):
 
 
 def test_workers_are_plain_data():
-    assert {"submit", "slots", "close", "renew", "broken"} == set(Workers.__dataclass_fields__)
+    assert {"submit", "most", "close", "renew", "broken"} == set(Workers.__dataclass_fields__)

@@ -7,13 +7,14 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
 from ascertain.analyze.result import Failure
 from ascertain.errors import InputError
-from ascertain.runs import Store, Workers, local_workers, read_suite, run_item, run_suite
-from tests.runs.asking import Dies, Leaves, Quick, Raises, Undefined, item
+from ascertain.runs import Store, Workers, local_workers, read_suite, run_item, run_suite, this_process
+from tests.runs.asking import Dies, Leaves, Quick, Raises, Swallows, Undefined, item
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -256,6 +257,22 @@ def test_ctrl_c_is_clean_and_the_next_run_goes_on(tmp_path):
     process = start(tmp_path)
     _, talk = process.communicate(timeout=100)
     assert process.returncode == 0 and "stored before, 0 failed" in talk
+
+
+def test_searches_in_this_process_do_not_keep_ctrl_c_for_themselves(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        items = [item(Quick()), item(Swallows()), item(Quick(), 1)]
+        with Store(tmp_path / "s") as store:
+            press = lambda i, r: Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()  # noqa: E731
+            with pytest.raises(KeyboardInterrupt):
+                run_suite(items, store, this_process(), notice=press)
+            assert list(store.contents()) == [items[0].key]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        assert this_process().submit(item(Quick())).result() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_killed_run_leaves_no_process_behind_and_loses_nothing_stored(tmp_path):
