@@ -38,7 +38,8 @@ class Relevance(Analyzer):
     meaning: ClassVar[str] = (
         "Positive relevance speaks for the answer, negative against it; all of it sums up to the output, less what biases took. "
         "A large share of biases means that much of the answer does not depend on this input at all, and that the picture shows "
-        "little of what decided. Other rules give other pictures of the same network."
+        "little of what decided. Attention, gates and the scales of norms are held fixed: they say how much passes, not what. "
+        "Other rules give other pictures of the same network."
     )
     formula: ClassVar[str] = (
         "R_i = sum_j (x_i w_ji + gamma (x_i w_ji)+) / (z_j + gamma z_j+) R_j where z_j >= 0, and with the negative parts elsewhere"
@@ -47,6 +48,7 @@ class Relevance(Analyzer):
     references: ClassVar[tuple[str, ...]] = (
         "Bach et al. 2015, On pixel-wise explanations for non-linear classifier decisions by layer-wise relevance propagation",
         "Montavon et al. 2019, Layer-wise relevance propagation: an overview",
+        "Ali et al. 2022, XAI for transformers: better explanations through conservative propagation",
     )
 
     def measure(self, context: Context) -> Mapping[str, Measured]:

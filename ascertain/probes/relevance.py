@@ -13,8 +13,9 @@ import torch
 from ascertain.errors import DataError, InputError, ShapeError, UnsupportedError
 from ascertain.evidence import Evidence
 from ascertain.graph import Graph, load
-from ascertain.operators.base import Affine, Operator, Shape, Univariate
+from ascertain.operators.base import Affine, Bilinear, Composite, Operator, Shape, Univariate
 from ascertain.probes.capture import unknown, untouched
+from ascertain.probes.relevance_products import expanded, shares
 
 __all__ = ["AlphaBeta", "Epsilon", "Gamma", "Relevance", "Rule", "ZBox", "relevance"]
 
@@ -142,8 +143,10 @@ def relevance(
 
     ``target`` is an output position, one per sample, or None for the largest. ``rule`` (default `Epsilon`) is that of layers that
     mix with trained weights, ``first`` of those that read the input, ``rules`` of nodes by name; sums, means and scaling share by
-    `Epsilon`, elementwise functions pass on what they get, maxima give it to the winner (winners that tie share it). Raises
-    UnsupportedError for operators that no rule is known for (products of values, softmax).
+    `Epsilon`, elementwise functions pass on what they get, maxima give it to the winner (winners that tie share it). In products of
+    two values attention, gates and the scales of norms are held fixed, so that what they weigh takes everything; other products
+    share by halves (`ascertain.probes.relevance_products`). Raises UnsupportedError for operators that no rule is known for (a
+    softmax that weighs nothing, such as one at the end).
     """
     x = torch.as_tensor(inputs).detach().cpu()
     x = x.double() if x.is_floating_point() else x
@@ -195,20 +198,28 @@ def _backward(
         if i == graph.input or i not in got or not node.inputs:
             continue
         operator, inputs, received = node.operator, tuple(values[j] for j in node.inputs), got.pop(i)
+        absorbed = None
+        if not bool(received.any()):
+            # What gets nothing, such as the scores of attention that is held fixed, needs no rule.
+            continue
         if isinstance(operator, Affine):
             own = rules.get(node.name) or _rule(operator, graph.shapes(node), rule, first if i in near else None)
             parts, absorbed = (
                 own.share(operator, inputs, received) if own else (operator.adjoint(received, *graph.shapes(node)), None)
             )
-            if absorbed is not None and bool(absorbed.any()):
-                biases[node.name] = biases.get(node.name, 0) + absorbed.flatten(1).sum(1)
         elif isinstance(operator, Univariate):
             parts = (received,)
+        elif isinstance(operator, Bilinear):
+            parts = shares(graph, node, operator, inputs, received)
         elif _selects(operator, inputs):
             parts = _routed(operator, inputs, received)
+        elif (known := _through(operator, inputs, received)) is not None:
+            parts, absorbed = known
         else:
             missing.append((operator.name, node.name))
-            parts = tuple(torch.zeros_like(v) for v in inputs)
+            continue
+        if absorbed is not None and bool(absorbed.any()):
+            biases[node.name] = biases.get(node.name, 0) + absorbed.flatten(1).sum(1)
         for j, part in zip(node.inputs, parts, strict=True):
             got[j] = got[j] + part if j in got else part
     if missing:
@@ -217,6 +228,18 @@ def _backward(
             f"no relevance rule is known for {listed}; explain a part of the network without them.", tuple(missing)
         )
     return got.get(graph.input, torch.zeros_like(values[graph.input])), biases
+
+
+def _through(operator: Operator, inputs: Tensors, received: torch.Tensor) -> tuple[Tensors, torch.Tensor] | None:
+    """Relevance through the small graph that an operator of one value equals, and what offsets in it absorb (n, 1)."""
+    if not isinstance(operator, Composite) or len(inputs) != 1:
+        return None
+    graph = expanded(operator, inputs[0])
+    try:
+        found, biases = _backward(graph, graph.values(inputs[0]), received, Epsilon(), None, {})
+    except UnsupportedError:
+        return None
+    return (found,), sum(biases.values(), torch.zeros(len(found), dtype=found.dtype))[:, None]
 
 
 def _rule(operator: Affine, shapes: tuple[Shape, ...], rule: Rule, first: Rule | None) -> Rule | None:

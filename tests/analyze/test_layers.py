@@ -8,7 +8,7 @@ from ascertain import fixtures, load
 from ascertain.analyze import Context, Need, analyze, figure_of, find, read_record
 from ascertain.analyze.images import layout, pictures
 from ascertain.analyze.layers import capture, cuts, drawn, layers
-from ascertain.errors import DataError, InputError, UnsupportedError
+from ascertain.errors import DataError, InputError
 from ascertain.graph import Builder
 from ascertain.operators import Dense, Relu, Sum
 from ascertain.probes.degeneracy import causes, degeneracy
@@ -139,12 +139,11 @@ def test_causes_without_the_jacobian_are_those_with_it():
         assert one.rank <= other.rank and other.joint == 0
 
 
-def test_relevance_and_what_biases_take_sum_up_to_the_output(digits):
-    found = analyze(find("relevance")(), context("digits_conv", digits))
+@pytest.mark.parametrize("net", ["digits_conv", "lstm_rows"])
+def test_relevance_and_what_biases_take_sum_up_to_the_output(net, digits):
+    found = analyze(find("relevance")(), context(net, digits))
     assert np.allclose(found["from_inputs"] + found["from_biases"] + found["lost"], found["output"], atol=1e-9)
     assert (found["bias_share"] >= 0).all() and (found["bias_share"] <= 1).all()
-    with pytest.raises(UnsupportedError, match="no relevance rule"):
-        analyze(find("relevance")(), context("lstm_rows", digits))
 
 
 def test_probes_need_several_classes(digits):
