@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
@@ -77,6 +78,9 @@ def _fit(what: str, value: Any, wanted: Any) -> Any:
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_fit(what, item, get_args(wanted)[0]) for item in value)
     if wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        # Neither NaN nor infinity can be part of a key.
+        if not abs(value) <= sys.float_info.max:
+            raise InputError(f"{what} is not finite; give a number.")
         return float(value)
     if wanted in (int, bool, str) and type(value) is wanted:
         return value

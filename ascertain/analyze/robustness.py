@@ -71,6 +71,9 @@ class Robustness(Analyzer):
         """Radii of every input, and the share that is robust at each radius."""
         if self.count < 1:
             raise InputError(f"robustness of {self.count} inputs was asked for; give a positive count.")
+        if self.norm not in ("inf", "2", "1") or not self.limit > 0 or not 0 < self.tolerance < 1 or not self.timeout > 0:
+            asked = f"norm {self.norm}, limit {self.limit:g}, tolerance {self.tolerance:g}, timeout {self.timeout:g}"
+            raise InputError(f"{asked}: give norm inf, 2 or 1, a positive limit and timeout, and a tolerance between 0 and 1.")
         x, labels = context.inputs[: self.count], context.classes[: self.count]
         # What the first question loads (the engine, its kernels) shall not be taken from the time of the first input.
         self._attack(context, x[0], int(labels[0]), 0.0)

@@ -53,7 +53,12 @@ class Analyze(ModelOptions):
 
         ending = self.format or self.out.suffix[1:].lower()
         if ending not in FORMATS:
-            raise InputError(f"{self.out} tells no form of report; end its name in .html, .md, .json or .pdf, or say --format.")
+            told = f"--format {self.format}" if self.format else str(self.out)
+            raise InputError(f"{told} tells no form of report; end its name in .html, .md, .json or .pdf, or say --format.")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed} is negative; give a whole number from 0.")
+        if self.processes is not None and self.processes < 1:
+            raise InputError(f"{self.processes} processes cannot do anything; give at least 1.")
         if self.out.is_dir() or not self.out.absolute().parent.is_dir():
             raise InputError(f"{self.out} cannot be written, its folder does not exist or it is one; give the path of a file.")
         started = time.perf_counter()
@@ -161,7 +166,7 @@ class Analyze(ModelOptions):
 
     def _chosen(self) -> list[Analyzer]:
         """The analyzers that were named, with their options."""
-        from ascertain.analyze import analyzers, make
+        from ascertain.analyze import analyzers, find, make
 
         names = list(analyzers()) if self.analyzers is None else [n.strip() for n in self.analyzers.split(",") if n.strip()]
         if not names:
@@ -174,13 +179,17 @@ class Analyze(ModelOptions):
                 raise InputError(
                     f"--set {text!r} sets nothing that is asked; write ANALYZER.OPTION=VALUE, such as robustness.count=10."
                 )
-            options[name][option] = _value(value)
+            options[name][option] = _value(value, find(name), option)
         return [make(name, given) for name, given in options.items()]
 
 
-def _value(text: str) -> Any:
-    """A number, truth value or list as JSON; other text as it is."""
+def _value(text: str, kind: type[Analyzer], option: str) -> Any:
+    """A number, truth value or list as JSON; other text, and what is text by its option, as it is."""
+    from ascertain.analyze.registry import schema
+
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         return text
+    wanted = schema(kind)["properties"].get(option, {}).get("type")
+    return text if wanted == "string" and not isinstance(value, str) else value

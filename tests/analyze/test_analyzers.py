@@ -90,9 +90,21 @@ def test_views_of_robustness_come_from_the_record(digits):
     assert image.shape == (1, 8, 8) and np.abs(broken - image).max() == pytest.approx(stored["upper"][0], abs=1e-6)
 
 
-def test_counts_must_be_positive(digits):
-    with pytest.raises(InputError, match="positive count"):
-        analyze(Robustness(count=0), Context(load(fixtures.path("digits_mlp")), *digits))
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"count": 0}, "positive count"),
+        ({"norm": "3"}, "norm 3,.* give norm inf, 2 or 1"),
+        ({"norm": "far"}, "norm far,"),
+        ({"limit": 0.0}, "limit 0,"),
+        ({"limit": np.nan}, "limit nan,"),
+        ({"tolerance": 1.0}, "tolerance 1,"),
+        ({"timeout": -1.0}, "timeout -1:"),
+    ],
+)
+def test_options_of_robustness_that_make_no_sense(options, words, digits):
+    with pytest.raises(InputError, match=words):
+        analyze(Robustness(**options), Context(load(fixtures.path("digits_mlp")), *digits))
 
 
 def test_intervals_cover_as_often_as_they_say():

@@ -33,6 +33,14 @@ def test_options_and_forms(ask, tmp_path):
     assert record["inputs"] == 2 and record.options["limit"] == 0.02
 
 
+def test_words_that_look_like_numbers(ask, tmp_path):
+    for text in ("2", '"2"'):
+        given = ("--analyzers", "robustness", "--set", "robustness.count=1", "--set", f"robustness.norm={text}")
+        code, _, err = ask("analyze", "digits_mlp", "--data", "digits", *given, "-o", tmp_path / "r.json")
+        (record,) = (read_record(r) for r in json.loads((tmp_path / "r.json").read_text()))
+        assert code == 0 and record.options["norm"] == "2", err
+
+
 def test_two_networks(ask, tmp_path):
     file = tmp_path / "r.md"
     code, _, _ = ask("analyze", "digits_mlp", "--other", "digits_conv", "--analyzers", "overview", "-o", file)
@@ -58,6 +66,14 @@ def test_a_question_that_fails_does_not_stop_the_others(ask, tmp_path):
         (("--analyzers", "robustness", "--set", "robustness.count=many"), "wanted is int"),
         (("--analyzers", "robustness", "--set", "robustness.cuont=3"), "no option 'cuont'"),
         (("--data", "digits", "--count", "0"), "positive number"),
+        (("--format", "docx"), "--format docx tells no form"),
+        (("--seed", "-1"), "whole number from 0"),
+        (("--processes", "0"), "at least 1"),
+        (("--processes", "-2"), "at least 1"),
+        (("--analyzers", "robustness", "--set", "robustness.limit=NaN"), "not finite"),
+        (("--analyzers", "robustness", "--set", "robustness.limit=-Infinity"), "not finite"),
+        (("--analyzers", "robustness", "--set", f"robustness.limit=1{'0' * 400}"), "not finite"),
+        (("--analyzers", "robustness", "--set", f"robustness.limit={'[' * 100_000}"), "wanted is float"),
         (("--data", "absent.npz"), "absent.npz"),
     ],
 )

@@ -137,6 +137,8 @@ def test_items_of_a_suite_file(tmp_path, files):
         ('"overview"', '"overvue"', "overview"),
         ("limit = 0.1", "limits = 0.1", "limits"),
         ("limit = 0.1", 'limit = "far"', "limit"),
+        ("limit = 0.1", "limit = nan", "limit of robustness is not finite"),
+        ("limit = 0.1", "limit = -inf", "not finite"),
         ('data = ["few"]', 'data = ["none"]', "'none'"),
         ('data = ["few"]', 'data = ["more"]', "labels"),
         ('data = ["few"]', 'groups = ["few"]\nproperties = ["p"]', "properties"),
