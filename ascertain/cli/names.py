@@ -30,11 +30,11 @@ def model_file(name: str) -> Path:
     path = Path(name)
     if name in fixtures.NAMES:
         return fixtures.path(name)
-    if name in fixtures.FIXTURES and not path.exists():
+    if name in fixtures.FIXTURES and not path.is_file():
         if not (cached(fixtures.fixture(name), 0) / f"{name}.json").exists():
             raise InputError(f"{name} is a network of the zoo that does not ship trained; run 'ascertain train {name}' first.")
         return fixtures.path(name)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not path.is_file():
         raise _unknown(name, "network", fixtures.FIXTURES, "ascertain list fixtures")
     return path
 
@@ -46,7 +46,8 @@ def data_file(name: str) -> Path:
     path = Path(name)
     if name == "digits":
         return FILE
-    if path.suffix or path.exists():
+    # A folder may well be called as a task is.
+    if path.suffix or path.is_file():
         return path
     from ascertain.fixtures import FIXTURES, load_task
     from ascertain.fixtures.tasks import task_names

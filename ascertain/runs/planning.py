@@ -134,7 +134,7 @@ class _Plan:
 
     def _locate(self, kind: str, name: str) -> Path:
         beside = self.file.absolute().parent / name
-        if beside.exists() or kind not in self.shipped:
+        if beside.is_file() or kind not in self.shipped:
             return beside
         try:
             found = self.shipped[kind](name)

@@ -127,12 +127,21 @@ def test_names_of_the_zoo(ask, tmp_path, monkeypatch):
         code, _, err = ask("analyze", *given)
         assert code == 0, err
     assert len(list((tmp_path / "cache" / "data").iterdir())) == 1
+    (tmp_path / "shapes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    code, _, err = ask("analyze", "shapes_resnet", "--data", "shapes", "--count", 20, "--analyzers", "probing", "-o", "folder.json")
+    assert code == 0, err
+    suite = '[models]\nnet = "shapes_resnet"\n[data]\nfew = { file = "shapes", count = 5 }\n[[run]]\nanalyzer = "overview"\n'
+    (tmp_path / "suite.toml").write_text(suite)
+    code, _, err = ask("run", "suite.toml", "--store", "s.sqlite")
+    assert code == 0, err
     for given, words in (
         (("digits_mpl",), "did you mean digits_mlp"),
         (("shapes_conv",), "run 'ascertain train shapes_conv' first"),
         (("digits_mlp", "--data", "digts"), "did you mean digits"),
         (("digits_mlp", "--data", "sine"), "read it without labels"),
-        ((str(tmp_path),), "takes two or more"),
+        ((str(tmp_path / "cache"),), "takes two or more"),
+        (("digits_mlp", "--data", str(tmp_path)), "there is no file"),
         (("digits_mlp", "--analyzers", "comparison"), "--other"),
         (("digits_mlp", "--other", "digits_conv", "--analyzers", "convergence"), "several networks"),
     ):
