@@ -42,10 +42,10 @@ KINDS = {
     "mlp_tanh_4x500": 0.0035,
     "mlp_sin_4x100": 0.010,
     "mlp_sin_6x100": 0.007,
-    "mlp_sin_4x500": 0.007,
+    "mlp_sin_4x500": 0.006,
     "mlp_gelu_4x100": 0.012,
     "mlp_gelu_6x100": 0.008,
-    "mlp_gelu_4x500": 0.006,
+    "mlp_gelu_4x500": 0.0055,
     "lstm_rows": 0.035,
     "vit_small": 0.001,
 }
@@ -82,7 +82,7 @@ class MiddleNeurons(Neurons):
             part = self.place[s.inputs[0]]
             low, high = (t[:, part].reshape(-1, *s.shape) for t in (lower, upper))
             chord = (s.nonlinear.f(high) - s.nonlinear.f(low)) / (high - low).clamp_min(1e-30)
-            first, _, last, _ = s.nonlinear.support(low, high, chord)
+            first, last = s.nonlinear.intercepts(low, high, chord)
             score[:, part] += a.abs() * (last - first).flatten(1)
         return torch.where(self.open(lower, upper), score, -1.0), lower + (upper - lower) / 2
 

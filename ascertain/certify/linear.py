@@ -51,7 +51,9 @@ class Swept:
     constant: Tensor
     """``(B, S)`` constant of the linear lower bound ``rows . x + constant`` (rounding charges already subtracted)."""
     kept: dict[int, Tensor] = field(default_factory=dict)
-    """Coefficients on the output of each nonlinear node, when asked for."""
+    """Coefficients on the output of each nonlinear node, when asked for,"""
+    lines: Relaxations = field(default_factory=dict)
+    """and the relaxations that they met."""
 
 
 def charges(plan: Plan, region: Region, boxes: Boxes, lines: Relaxations, start: int, known: Charges | None = None) -> Charges:
@@ -119,6 +121,7 @@ def backward(
     live: dict[int, Tensor] = {}
     constant = torch.zeros((1, count), dtype=rows.dtype, device=rows.device)
     kept: dict[int, Tensor] = {}
+    met: Relaxations = {}
     on_cpu = rows.device.type == "cpu"
 
     def add(node: int, a: Tensor) -> None:
@@ -131,7 +134,7 @@ def backward(
         if a is None or s.index == plan.input:
             continue
         del pending[s.index]
-        line = lines[s.index] if s.nonlinear is not None else None
+        line = lines[s.index].facing(a) if s.nonlinear is not None else None
         fused = on_cpu and isinstance(line, Lines) and line.bounded
         if weights is not None and not fused and s.index not in counted:
             constant = constant - weigh(a, weights[s.index])
@@ -144,7 +147,7 @@ def backward(
                 add(i, g.reshape(a.shape[0], count, -1))
         else:
             if keep:
-                kept[s.index] = a
+                kept[s.index], met[s.index] = a, line
             if fused and isinstance(line, Lines):
                 z = s.inputs[0]
                 alone = plan.consumers[z] == 1 and z not in shift and z != plan.input
@@ -173,7 +176,7 @@ def backward(
     if charge is not None and charge.lost is not None:
         nothing = nothing | charge.lost.unsqueeze(1)
     lower, constant = lower.masked_fill(nothing, torch.nan), constant.expand(lower.shape).masked_fill(nothing, torch.nan)
-    return Swept(lower, rows_in, constant, kept)
+    return Swept(lower, rows_in, constant, kept, met)
 
 
 def levels(plan: Plan, region: Region, rows: Tensor, constant: Tensor, charge: Charges) -> Tensor:

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from ascertain.certify.supports import supporting_slopes
-from ascertain.operators.base import Shape, Univariate
+from ascertain.operators.base import Shape, Univariate, side
 
-__all__ = ["Curve", "Lines", "Pair", "contract", "lines_of"]
+__all__ = ["Curve", "Lines", "Pair", "Sloped", "contract", "lines_of"]
 
 Pair = tuple[Tensor, Tensor]
 """Lower and upper bounds ``(B, size)``."""
 STEEPEST = 1e12
 """Chords steeper than this are not used as lines."""
+PACE = 0.05
+"""The lines of a curve start near their best place, so parameters move by so much less than a rectifier's."""
 
 
 def contract(a: Tensor, b: Tensor) -> Tensor:
@@ -44,28 +46,42 @@ class Curve:
     """Width of the range of slopes that starts at ``flattest``."""
     unit: float
 
-    def lines(self, below: Tensor, above: Tensor) -> Lines:
-        """The tightest lines of two slopes, (b, s, size), given as shares of the range."""
-        return self.sloped(self.flattest + below * self.span, self.flattest + above * self.span)
+    def offset(self, slope: Tensor, above: Tensor | bool) -> tuple[Tensor, Tensor, Tensor]:
+        """The tightest lines of slopes (b, s, size) on one side, rounded outward: slope, intercept, and where they touch.
 
-    def sloped(self, below: Tensor, above: Tensor) -> Lines:
-        """The tightest lines of two slopes, rounded outward."""
-        left, right = (self._shaped(t) for t in (self.lower, self.upper))
-        low, low_at, first, _ = self.operator.support(left, right, self._shaped(below))
-        last, _, high, high_at = self.operator.support(left, right, self._shaped(above))
-        flat = [t.flatten(2) for t in (low, low_at, first, last, high, high_at)]
-        low, low_at, first, last, high, high_at = flat
+        Infinite boxes get another slope.
+        """
+        left, right = self._shaped(self.lower), self._shaped(self.upper)
+        sides = above if isinstance(above, bool) else self._shaped(above)
+        level, at = (t.flatten(2) for t in self.operator.support(left, right, self._shaped(slope), sides))
+        away = side(above, level)
         furthest = torch.maximum(self.lower.abs(), self.upper.abs())
-        tiny = torch.finfo(left.dtype).tiny
-        low = low - (16 * self.unit * (below.abs() * furthest + low.abs().maximum(first.abs())) + tiny)
-        high = high + (16 * self.unit * (above.abs() * furthest + high.abs().maximum(last.abs())) + tiny)
+        level = level - away * (16 * self.unit * (slope.abs() * furthest + level.abs()) + torch.finfo(level.dtype).tiny)
         if not self.finite:  # what is known of f on an infinite box is its range
             known, range_ = torch.isfinite(self.upper - self.lower), self.operator.interval(left, right)
             least, most = (t.flatten(2) for t in range_)
-            low = torch.where(known, low, least - 8 * self.unit * least.abs())
-            high = torch.where(known, high, most + 8 * self.unit * most.abs())
-            below, above = torch.where(known, below, 0.0), torch.where(known, above, 0.0)
+            end = (most if above else least) if isinstance(above, bool) else torch.where(above, most, least)
+            level = torch.where(known, level, end - away * 8 * self.unit * end.abs())
+            slope = torch.where(known, slope, 0.0)
+        return slope, level, at
+
+    def sloped(self, below: Tensor, above: Tensor) -> Lines:
+        """The tightest lines of two slopes."""
+        (below, low, low_at), (above, high, high_at) = self.offset(below, False), self.offset(above, True)
         return Lines(below, above, high, low, self, (low_at, high_at))
+
+    def good(self, domain: Tensor, neuron: Tensor) -> Pair:
+        """Shares (K,) of the range whose lines leave small areas, for neurons (K,) of domains (K,)."""
+        lower, upper, flattest, span = (t[domain % len(t), 0, neuron] for t in (self.lower, self.upper, self.flattest, self.span))
+        own = self.operator.convert(lambda p: p.expand(self.shape).reshape(-1)[neuron] if p.ndim else p)
+        found = supporting_slopes(own, lower, upper, lower + (upper - lower) / 2)
+        below, above = (torch.nan_to_num((t - flattest) / torch.where(span > 0, span, 1.0)).clamp(0.0, 1.0) for t in found)
+        return below, above
+
+    def level(self, reach: Sequence[Tensor], after: Tensor) -> Tensor:
+        """See `Relaxation.level`: no slope of the range is steeper."""
+        steep = torch.maximum(self.flattest.abs(), (self.flattest + self.span).abs()).amax(0)[0]
+        return 2 * (after + steep.clamp_min(1.0) * reach[0])
 
     @cached_property
     def finite(self) -> bool:
@@ -97,14 +113,13 @@ class Lines:
 
     @property
     def pace(self) -> float:
-        # the lines of a curve start near their best place
-        return 1.0 if self.curve is None else 0.05
+        return 1.0 if self.curve is None else PACE
 
-    def to(self, dtype: torch.dtype) -> Lines:
+    def to(self, dtype: torch.dtype) -> Lines | Sloped:
         if self.upper_slope.dtype == dtype:
             return self
         if self.curve is not None:
-            return self.curve.to(dtype).sloped(self.lower_slope.to(dtype), self.upper_slope.to(dtype))
+            return Sloped(self.curve, **self.parameters()).to(dtype)
         return Lines(self.lower_slope.to(dtype), self.upper_slope.to(dtype), self.upper_intercept.to(dtype))
 
     @cached_property
@@ -118,8 +133,10 @@ class Lines:
     @cached_property
     def bounded(self) -> bool:
         """Whether all intercepts are finite."""
-        parts = (self.upper_intercept, self.lower_intercept)
-        return all(t is None or bool(torch.isfinite(t).all()) for t in parts)
+        above, below = self.upper_intercept, self.lower_intercept
+        if not bool(torch.isfinite(above).all()):
+            return False
+        return below is None or below is above or bool(torch.isfinite(below).all())
 
     def pull(self, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         positive = a.clamp(min=0)
@@ -132,10 +149,10 @@ class Lines:
                 constant = constant + contract(positive, self.lower_intercept)
         return (positive * self.lower_slope + negative * self.upper_slope,), constant
 
-    def value(self, a: Tensor | None, inputs: Sequence[Tensor]) -> Tensor:
+    def value(self, a: Tensor, inputs: Sequence[Tensor]) -> Tensor:
         z = inputs[0]
         above = self.upper_slope * z + self.upper_intercept
-        if a is None:
+        if self.lower_slope is self.upper_slope:
             return above
         below = self.lower_slope * z
         if self.lower_intercept is not None:
@@ -143,10 +160,7 @@ class Lines:
         return torch.where(a >= 0, below, above)
 
     def level(self, reach: Sequence[Tensor], after: Tensor) -> Tensor:
-        if self.curve is None:
-            return 3 * reach[0]
-        steep = torch.maximum(self.curve.flattest.abs(), (self.curve.flattest + self.curve.span).abs()).amax(0)[0]
-        return 2 * (after + steep.clamp_min(1.0) * reach[0])
+        return 3 * reach[0] if self.curve is None else self.curve.level(reach, after)
 
     def parameters(self) -> dict[str, Tensor]:
         if self.curve is None:
@@ -155,17 +169,60 @@ class Lines:
         pair = (("below", self.lower_slope), ("above", self.upper_slope))
         return {name: ((slope - flattest) / span).clamp(0.0, 1.0) for name, slope in pair}
 
-    def adjusted(self, parameters: dict[str, Tensor]) -> Lines:
+    def adjusted(self, parameters: dict[str, Tensor]) -> Lines | Sloped:
         if self.curve is None:
             return replace(self, lower_slope=parameters["below"])
-        return self.curve.lines(parameters["below"], parameters["above"])
+        return Sloped(self.curve, parameters["below"], parameters["above"])
+
+    def facing(self, a: Tensor) -> Lines:
+        return self
 
     def gradients(self, a: Tensor, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         z, positive = inputs[0], a.clamp(min=0)
         if self.curve is None or self.touching is None:
             return {"below": positive * z}
-        low, high = self.touching
-        return {"below": positive * (z - low) * self.curve.span, "above": (a - positive) * (z - high) * self.curve.span}
+        low, high = ((z - t) * self.curve.span for t in self.touching)
+        return {"below": positive * low, "above": (a - positive) * high}
+
+
+@dataclass(frozen=True, eq=False)
+class Sloped:
+    """Lines of a curve at shares (b, s, size) of its range of slopes; each is computed once it is known which side is asked for."""
+
+    curve: Curve
+    below: Tensor
+    above: Tensor
+
+    @property
+    def pace(self) -> float:
+        return PACE
+
+    def facing(self, a: Tensor) -> Lines:
+        above = a < 0
+        shares = torch.where(above, self.above, self.below)
+        slope, level, at = self.curve.offset(self.curve.flattest + shares * self.curve.span, above)
+        return Lines(slope, slope, level, level, self.curve, (at, at))
+
+    def pull(self, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        return self.facing(a).pull(a)
+
+    def value(self, a: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        return self.facing(a).value(a, inputs)
+
+    def level(self, reach: Sequence[Tensor], after: Tensor) -> Tensor:
+        return self.curve.level(reach, after)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"below": self.below, "above": self.above}
+
+    def adjusted(self, parameters: dict[str, Tensor]) -> Sloped:
+        return Sloped(self.curve, parameters["below"], parameters["above"])
+
+    def gradients(self, a: Tensor, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        return self.facing(a).gradients(a, inputs)
+
+    def to(self, dtype: torch.dtype) -> Sloped:
+        return self if self.below.dtype == dtype else Sloped(self.curve.to(dtype), self.below.to(dtype), self.above.to(dtype))
 
 
 def _masked(a: Tensor, level: Tensor) -> Tensor:

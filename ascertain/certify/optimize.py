@@ -109,9 +109,7 @@ class Multipliers:
         )
 
 
-def selected_values(
-    plan: Plan, lines: Relaxations, swept: Swept, start: int, x: Tensor, wanted: Sequence[int] = ()
-) -> dict[int, Tensor]:
+def selected_values(plan: Plan, swept: Swept, start: int, x: Tensor, wanted: Sequence[int] = ()) -> dict[int, Tensor]:
     """Values ``(B, S, size)`` of the inputs of nonlinear nodes, and of ``wanted`` ones, at x ``(B, S, n)``.
 
     Computed through the relaxations that `backward` selected.
@@ -129,7 +127,7 @@ def selected_values(
             args = [out[i].reshape(-1, *shape) for i, shape in zip(s.inputs, s.shapes, strict=True)]
             out[s.index] = s.affine.forward(*args).reshape(batch, count, -1)
         else:
-            out[s.index] = lines[s.index].value(swept.kept.get(s.index), [out[i] for i in s.inputs])
+            out[s.index] = swept.lines[s.index].value(swept.kept[s.index], [out[i] for i in s.inputs])
     return {i: out[i] for i in asked}
 
 
@@ -176,8 +174,7 @@ def optimize(
     top: Tensor | None = None
     found: Swept | None = None
     for step in range(1, steps + 2):
-        applied = multipliers.applied(lines)
-        swept = backward(plan, region, applied, start, rows, shift=multipliers.shift(), keep=True)
+        swept = backward(plan, region, multipliers.applied(lines), start, rows, shift=multipliers.shift(), keep=True)
         lower = swept.lower + multipliers.level()
         if top is None or found is None:
             top, found = lower.clone(), replace(swept, lower=lower)
@@ -190,13 +187,14 @@ def optimize(
         check()
         if step > steps or (enough is not None and bool((top >= enough).any(1).all())):
             break
-        values = selected_values(plan, applied, swept, start, x, () if splits is None else splits.nodes)
+        values = selected_values(plan, swept, start, x, () if splits is None else splits.nodes)
         speed = rate * decay**step
         for k, a in swept.kept.items():
             if not any(key[0] == k for key in multipliers.alpha):
                 continue
-            for name, slope in applied[k].gradients(a, [values[i] for i in plan.steps[k].inputs]).items():
-                adam.move((k, name), multipliers.alpha[k, name], slope, step, speed * applied[k].pace)
+            line = swept.lines[k]
+            for name, slope in line.gradients(a, [values[i] for i in plan.steps[k].inputs]).items():
+                adam.move((k, name), multipliers.alpha[k, name], slope, step, speed * line.pace)
                 multipliers.alpha[k, name].clamp_(0.0, 1.0)
         if beta is not None and splits is not None:
             adam.move((-1, "beta"), beta, splits.gradient(values, beta.shape), step, speed)

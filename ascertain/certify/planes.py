@@ -98,6 +98,9 @@ class McCormick:
             return _joined(torch.einsum(f"BS{out},B{self.letters}->BS{into}", a, coefficient.squeeze(1)))
         return _joined(torch.einsum(f"BS{out},BS{self.letters}->BS{into}", a, coefficient))
 
+    def facing(self, a: Tensor) -> McCormick:
+        return self
+
     def pull(self, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         mine, yours, _ = self.operator.terms
         below, above = self.planes
@@ -116,14 +119,14 @@ class McCormick:
             lifted.append(flat.reshape(*t.shape[:2], *flat.shape[2:]))
         return lifted[0], lifted[1]
 
-    def value(self, a: Tensor | None, inputs: Sequence[Tensor]) -> Tensor:
+    def value(self, a: Tensor, inputs: Sequence[Tensor]) -> Tensor:
         x, y = self._at(inputs)
         axes = tuple(range(2 + len(self.shapes[2]), 2 + len(self.letters)))
         sides = []
         for on_x, on_y, constant in self.planes:
             each = on_x * x + on_y * y
             sides.append(_joined(each.sum(axes) if axes else each) + constant)
-        return sides[1] if a is None else torch.where(a >= 0, sides[0], sides[1])
+        return torch.where(a >= 0, sides[0], sides[1])
 
     def level(self, reach: Sequence[Tensor], after: Tensor) -> Tensor:
         sizes = [t.reshape(1, *shape) for t, shape in zip(reach, self.shapes[:2], strict=True)]
@@ -195,6 +198,9 @@ class Planes:
         r = self.mix[name]
         return r.unsqueeze(-1) if r.shape[-1] == 1 else grouped(r, self.shapes[1], self.axis)
 
+    def facing(self, a: Tensor) -> Planes:
+        return self
+
     def pull(self, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         rows = grouped(a, self.shapes[1], self.axis)
         shift = self._shift(rows)
@@ -226,12 +232,10 @@ class Planes:
         x = grouped(inputs[0], self.shapes[0], self.axis)
         return tuple(torch.einsum("BSGn,BGmn->BSGm", x, m) + t for m, t in (self.below, self.above))  # type: ignore[return-value]
 
-    def value(self, a: Tensor | None, inputs: Sequence[Tensor]) -> Tensor:
+    def value(self, a: Tensor, inputs: Sequence[Tensor]) -> Tensor:
         sides = []
         for name, plane, limit in zip(("below", "above"), self._values(inputs), self.known, strict=True):
             sides.append(limit + self._mixed(name) * (plane - limit))
-        if a is None:
-            return flat(sides[1], self.shapes[1], self.axis)
         rows = grouped(a, self.shapes[1], self.axis)
         shift = self._shift(rows)
         chosen = torch.where(rows >= (0.0 if shift is None else shift), sides[0], sides[1])

@@ -8,7 +8,7 @@ free: every choice is sound.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,12 +29,16 @@ class Relaxation(Protocol):
         """How far parameters should move at a time, as a share of what suits the slope of a rectifier."""
         ...
 
+    def facing(self, a: Tensor) -> Relaxation:
+        """The same, where only coefficients of these signs will be asked for."""
+        ...
+
     def pull(self, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Coefficients on the inputs, and the constant ``(B, S)``."""
         ...
 
-    def value(self, a: Tensor | None, inputs: Sequence[Tensor]) -> Tensor:
-        """The bounding map that `pull` selects for the coefficients (the upper one for None) at inputs (B, S, size_i)."""
+    def value(self, a: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        """The bounding map that `pull` selects for the coefficients at inputs (B, S, size_i)."""
         ...
 
     def level(self, reach: Sequence[Tensor], after: Tensor) -> Tensor:
@@ -45,7 +49,7 @@ class Relaxation(Protocol):
         """Free parameters in [0, 1], each ``(b, s, n)``."""
         ...
 
-    def adjusted(self, parameters: dict[str, Tensor]) -> Self:
+    def adjusted(self, parameters: dict[str, Tensor]) -> Relaxation:
         """The same with other parameters."""
         ...
 
@@ -53,7 +57,7 @@ class Relaxation(Protocol):
         """Derivative of the bound with respect to each parameter, at the values of the inputs in the minimising point."""
         ...
 
-    def to(self, dtype: torch.dtype) -> Self:
+    def to(self, dtype: torch.dtype) -> Relaxation:
         """The same in another precision."""
         ...
 

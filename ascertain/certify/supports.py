@@ -27,12 +27,12 @@ def supporting_slopes(operator: Univariate, lower: Tensor, upper: Tensor, at: Te
     chord = torch.nan_to_num((right - left) / torch.where(width > 0, width, 1.0), nan=0.0, posinf=0.0, neginf=0.0)
     middle = operator.f(at)
     tangent = torch.nan_to_num(operator.derivative(at), nan=0.0, posinf=0.0, neginf=0.0)
-    low, _, high, _ = operator.support(lower, upper, tangent)
+    low, high = operator.intercepts(lower, upper, tangent)
     slack = 1e-7 * (middle.abs() + (tangent * at).abs())
     ends = (lower, left, upper, right)
     return (
-        _closing(operator, lower, upper, at, chord, (tangent, low, middle - (low + tangent * at) <= slack), ends, 1.0),
-        _closing(operator, lower, upper, at, chord, (tangent, high, high + tangent * at - middle <= slack), ends, -1.0),
+        _closing(operator, lower, upper, at, chord, (tangent, low, middle - (low + tangent * at) <= slack), ends, False),
+        _closing(operator, lower, upper, at, chord, (tangent, high, high + tangent * at - middle <= slack), ends, True),
     )
 
 
@@ -44,18 +44,18 @@ def _closing(
     chord: Tensor,
     tangent: tuple[Tensor, Tensor, Tensor],
     ends: tuple[Tensor, Tensor, Tensor, Tensor],
-    side: float,
+    above: bool,
 ) -> Tensor:
-    """The slope on one side (1 below, -1 above), starting from the tangent (slope, intercept, whether it is best)."""
+    """The slope on one side, starting from the tangent (slope, intercept, whether it is best)."""
     slope, level, done = tangent
+    side = -1.0 if above else 1.0
     if bool(done.all()):
         return slope
     best, top = slope, side * (level + slope * at)
     x, fx, y, fy = ends
     trial = chord
     for _ in range(ROUNDS):
-        low, low_at, high, high_at = operator.support(lower, upper, trial)
-        level, touch = (low, low_at) if side > 0 else (high, high_at)
+        level, touch = operator.support(lower, upper, trial, above)
         value = side * (level + trial * at)
         gain = (value > top) & ~done
         best, top = torch.where(gain, trial, best), torch.where(gain, value, top)

@@ -34,6 +34,7 @@ __all__ = [
     "Univariate",
     "is_numpy",
     "namespace",
+    "side",
 ]
 
 Array = Any
@@ -53,6 +54,15 @@ def namespace(x: Array) -> Any:
     import torch
 
     return torch
+
+
+def side(above: Array | bool, like: Array) -> Array | float:
+    """-1 where a line is above, 1 where it is below."""
+    if isinstance(above, bool):
+        return -1.0 if above else 1.0
+    xp = namespace(like)
+    one = xp.ones((), dtype=like.dtype)
+    return xp.where(above, -one, one)
 
 
 @dataclass(frozen=True)
@@ -219,29 +229,25 @@ class Univariate(Operator):
             p = xp.where((p >= lower) & (p <= upper), p, lower)
             yield p, self.f(p)
 
-    def support(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array, Array, Array]:
-        """Largest tl and smallest tu with slope x + tl <= f(x) <= slope x + tu on the box, and points where each touches f.
+    def support(self, lower: Array, upper: Array, slope: Array, above: Array | bool) -> tuple[Array, Array]:
+        """Offset t of the line slope x + t that touches f on the box from below, or from ``above``; and a point where it does.
 
-        Before rounding; infinite where f is not defined on the whole box or overflows. Returns (tl, its point, tu, its point).
+        Before rounding; infinite where f is not defined on the whole box or overflows.
         """
         xp = namespace(lower)
-        low_at, high_at = lower, upper
-        low, high = xp.full_like(lower, np.inf), xp.full_like(lower, -np.inf)
+        sign = side(above, lower)
+        best, at = xp.full_like(lower, np.inf), lower
         for p, value in self.candidates(lower, upper, slope):
-            rest = value - slope * p
-            below, above = (rest < low) | (rest != rest), (rest > high) | (rest != rest)  # no comparison moves a NaN
-            low, low_at = xp.where(below, rest, low), xp.where(below, p, low_at)
-            high, high_at = xp.where(above, rest, high), xp.where(above, p, high_at)
-        slack, known = self.slack(lower, upper), self.defined(lower, upper)
-        low, high = low - slack, high + slack
+            rest = sign * (value - slope * p)
+            better = (rest < best) | (rest != rest)  # no comparison moves a NaN
+            best, at = xp.where(better, rest, best), xp.where(better, p, at)
+        best = best - self.slack(lower, upper)
         # neither NaN nor an overflow to the wrong side is a bound
-        low, high = xp.where(known & (low < np.inf), low, -np.inf), xp.where(known & (high > -np.inf), high, np.inf)
-        return low, low_at, high, high_at
+        return sign * xp.where(self.defined(lower, upper) & (best < np.inf), best, -np.inf), at
 
     def intercepts(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array]:
         """Largest tl and smallest tu with slope x + tl <= f(x) <= slope x + tu on [lower, upper] (before rounding)."""
-        low, _, high, _ = self.support(lower, upper, slope)
-        return low, high
+        return self.support(lower, upper, slope, False)[0], self.support(lower, upper, slope, True)[0]
 
     def curved(self, lower: Array, upper: Array) -> Array:
         """Where f is not affine on [lower, upper], so that tighter bounds of its input would help."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ascertain.operators.base import Array, Univariate, is_numpy, namespace
+from ascertain.operators.base import Array, Univariate, is_numpy, namespace, side
 
 __all__ = ["Curve", "between", "pick"]
 
@@ -45,50 +45,37 @@ class Curve(Univariate):
         with np.errstate(all="ignore"):
             return self.turns(slope if is_numpy(slope) else slope.detach())
 
-    def _points(self, lower: Array, upper: Array, slope: Array) -> tuple[list[Array], list[Array]]:
-        """Where f(x) - slope x may be smallest, and where it may be largest."""
+    def _points(self, lower: Array, upper: Array, slope: Array, above: Array | bool) -> list[Array]:
+        """Where f(x) - slope x may be smallest, or largest for lines ``above``."""
         turns = [between(t, lower, upper) for t in self.stationary(slope, lower, upper)]
-        low = [p for p, convex in zip(turns, self.convex, strict=True) if convex]
-        high = [p for p, convex in zip(turns, self.convex, strict=True) if not convex]
+        sides: tuple[list[Array], list[Array]] = ([], [])
+        for p, convex in zip(turns, self.convex, strict=True):
+            sides[not convex].append(p)
         for end, convex in ((lower, self.convex[0]), (upper, self.convex[-1])):
-            (high if convex else low).append(end)
-        return low, high
+            sides[convex].append(end)
+        if isinstance(above, bool):
+            return sides[above]
+        low, high = sides
+        return [pick(above, high[min(i, len(high) - 1)], low[min(i, len(low) - 1)]) for i in range(max(len(low), len(high)))]
 
-    def _offsets(self, lower: Array, upper: Array, slope: Array) -> tuple[list[Array], list[Array], list[Array], list[Array]]:
-        """The points of each side, and f(x) - slope x there."""
-        low, high = self._points(lower, upper, slope)
-        return low, [self.f(p) - slope * p for p in low], high, [self.f(p) - slope * p for p in high]
-
-    def _outward(self, low: Array, high: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
-        """With the slack; infinite where not a number, or where they overflow to the wrong side."""
+    def _outward(self, least: Array, lower: Array, upper: Array) -> Array:
+        """With the slack; minus infinity where not a number, or where it overflowed to the wrong side."""
         slack = self.slack(lower, upper)
         if not (isinstance(slack, float) and slack == 0.0):
-            low, high = low - slack, high + slack
-        xp = namespace(low)
-        return xp.nan_to_num(low, nan=-np.inf, posinf=-np.inf, neginf=-np.inf), xp.nan_to_num(
-            high, nan=np.inf, posinf=np.inf, neginf=np.inf
-        )
+            least = least - slack
+        return namespace(least).nan_to_num(least, nan=-np.inf, posinf=-np.inf, neginf=-np.inf)
 
-    def support(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array, Array, Array]:
+    def _ends(self, low: Array, high: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
+        """A range of f with the slack."""
+        return self._outward(low, lower, upper), -self._outward(-high, lower, upper)
+
+    def support(self, lower: Array, upper: Array, slope: Array, above: Array | bool) -> tuple[Array, Array]:
         xp = namespace(lower)
         with np.errstate(all="ignore"):
-            low_points, lows, high_points, highs = self._offsets(lower, upper, slope)
-            low, low_at = lows[0], low_points[0]
-            for p, value in zip(low_points[1:], lows[1:], strict=True):
-                low, low_at = xp.minimum(low, value), pick(value < low, p, low_at)
-            high, high_at = highs[0], high_points[0]
-            for p, value in zip(high_points[1:], highs[1:], strict=True):
-                high, high_at = xp.maximum(high, value), pick(value > high, p, high_at)
-            low, high = self._outward(low, high, lower, upper)
-        return low, low_at, high, high_at
-
-    def intercepts(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array]:
-        xp = namespace(lower)
-        with np.errstate(all="ignore"):
-            _, lows, _, highs = self._offsets(lower, upper, slope)
-            low, high = lows[0], highs[0]
-            for value in lows[1:]:
-                low = xp.minimum(low, value)
-            for value in highs[1:]:
-                high = xp.maximum(high, value)
-            return self._outward(low, high, lower, upper)
+            at, *others = self._points(lower, upper, slope, above)
+            sign = side(above, lower)
+            best = sign * (self.f(at) - slope * at)
+            for p in others:
+                value = sign * (self.f(p) - slope * p)
+                best, at = xp.minimum(best, value), pick(value < best, p, at)
+            return sign * self._outward(best, lower, upper), at

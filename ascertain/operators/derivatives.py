@@ -15,7 +15,7 @@ import numpy as np
 
 from ascertain.errors import ShapeError
 from ascertain.operators.affine import Dense, Sum
-from ascertain.operators.base import Affine, Array, Bilinear, Emit, Operator, Planar, Ref, Shape, Univariate, namespace
+from ascertain.operators.base import Affine, Array, Bilinear, Emit, Operator, Planar, Ref, Shape, Univariate, namespace, side
 from ascertain.operators.bilinear import Product
 from ascertain.operators.movement import Reshape, Transpose
 from ascertain.operators.periodic import Sin
@@ -93,8 +93,8 @@ class Slope(Heaviside):
         yield from super().candidates(lower, upper, slope)
         xp = namespace(lower)
         zero, touched = xp.zeros_like(lower), self.curved(lower, upper)
-        for side in (0.0, 1.0):
-            yield xp.where(touched, zero, lower), xp.where(touched, zero + side, self.f(lower))
+        for end in (0.0, 1.0):
+            yield xp.where(touched, zero, lower), xp.where(touched, zero + end, self.f(lower))
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
@@ -145,7 +145,8 @@ class Derivative(Univariate):
 
     @quiet
     def interval(self, lower: Array, upper: Array) -> tuple[Array, Array]:
-        return _finite_ends(*self._range(lower, upper), self.defined(lower, upper))
+        known, (low, high) = self.defined(lower, upper), self._range(lower, upper)
+        return _finite_end(low, known), -_finite_end(-high, known)
 
     def _range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         """The slopes of f, rounded outward; infinite where an end is no number."""
@@ -155,35 +156,36 @@ class Derivative(Univariate):
         return low - unsure * (1 + abs(low)) + spoiled, high + unsure * (1 + abs(high)) + spoiled
 
     @quiet
-    def support(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array, Array, Array]:
-        xp = namespace(lower)
-        low_at = high_at = lower
-        least = most = None
-        cell_low = cell_high = None
+    def support(self, lower: Array, upper: Array, slope: Array, above: Array | bool) -> tuple[Array, Array]:
+        xp, sign = namespace(lower), side(above, lower)
+        at, least, known = lower, None, None
         before, h = lower, (upper - lower) * (1.0 / self.cells)
         smooth = np.isfinite(self.operator.third)
         for k in range(self.cells + 1):
             p = upper if k == self.cells else xp.minimum(lower + k * h, upper)
-            rest = self.f(p) - slope * p
+            rest = sign * (self.f(p) - slope * p)
             if least is None:
-                least = most = rest
-            low_at, least = xp.where(rest < least, p, low_at), xp.where(rest < least, rest, least)
-            high_at, most = xp.where(rest > most, p, high_at), xp.where(rest > most, rest, most)
+                least = rest
+            at, least = xp.where(rest < least, p, at), xp.where(rest < least, rest, least)
             if k and not smooth:
-                low, high = self._range(before, p)
-                low, high = low - xp.maximum(slope * before, slope * p), high - xp.minimum(slope * before, slope * p)
-                cell_low = low if cell_low is None else xp.minimum(cell_low, low)
-                cell_high = high if cell_high is None else xp.maximum(cell_high, high)
+                cell = self._least(before, p, slope, above)
+                known = cell if known is None else xp.minimum(known, cell)
             before = p
-        low, high = self._range(lower, upper)
-        low, high = low - xp.maximum(slope * lower, slope * upper), high - xp.minimum(slope * lower, slope * upper)
         if smooth:
             unsure = 1e-12 if xp.finfo(lower.dtype).eps < 1e-10 else 1e-5
             room = self.operator.third * (0.126 * h * h) + unsure * (1 + abs(slope) * xp.maximum(abs(lower), abs(upper)))
-            cell_low, cell_high = least - room, most + room
-        low, high = xp.maximum(low, cell_low), xp.minimum(high, cell_high)
-        low, high = _finite_ends(low, high, self.defined(lower, upper))
-        return low, low_at, high, high_at
+            known = least - room
+        best = xp.maximum(self._least(lower, upper, slope, above), known)
+        return sign * _finite_end(best, self.defined(lower, upper)), at
+
+    def _least(self, lower: Array, upper: Array, slope: Array, above: Array | bool) -> Array:
+        """What f'(x) - slope x, or its negative for lines ``above``, is at least by the slopes of f."""
+        xp = namespace(lower)
+        low, high = self._range(lower, upper)
+        a, b = slope * lower, slope * upper
+        if isinstance(above, bool):
+            return xp.minimum(a, b) - high if above else low - xp.maximum(a, b)
+        return xp.where(above, xp.minimum(a, b) - high, low - xp.maximum(a, b))
 
     @classmethod
     def examples(cls) -> Iterator[tuple[Operator, tuple[Shape, ...]]]:
@@ -191,10 +193,9 @@ class Derivative(Univariate):
         yield cls(Sin()), ((2, 3),)
 
 
-def _finite_ends(low: Array, high: Array, known: Array | bool) -> tuple[Array, Array]:
-    """Ends that are numbers on their side; infinite elsewhere."""
-    xp = namespace(low)
-    return xp.where(known & (low < np.inf), low, -np.inf), xp.where(known & (high > -np.inf), high, np.inf)
+def _finite_end(low: Array, known: Array | bool) -> Array:
+    """A number below something, or minus infinity."""
+    return namespace(low).where(known & (low < np.inf), low, -np.inf)
 
 
 def pullback(emit: Emit, operator: Operator, gradient: Ref, inputs: tuple[Ref, ...], output: Ref) -> tuple[Ref, ...] | None:

@@ -162,6 +162,10 @@ def univariate_facts(trial: Trial, operator: Univariate, shape: Shape, given: tu
         trial.holds("slopes", bool((smallest <= largest).all()), "the smallest derivative is above the largest")
         for slope in _slopes(trial, lower, smallest, largest):
             low, high = operator.intercepts(lower, upper, slope)
+            above = trial.random.uniform(size=lower.shape) < 0.5
+            mixed, _ = operator.support(lower, upper, slope, above)
+            same = (mixed == np.where(above, high, low)) | np.isnan(slope)
+            trial.holds("sides", bool(same.all()), "lines of both kinds differ from those of one kind")
             _lines(trial, points, f, slope, low, high)
             _tight(trial, operator, points, f, slope, low, high)
         low, high = operator.interval(lower, upper)

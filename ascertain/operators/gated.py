@@ -58,7 +58,7 @@ class Dipping(Curve):
             a, b = self.f(lower), self.f(upper)
             least = self.f(xp.minimum(_at_least(lower, self.valley), upper))
             low = xp.minimum(xp.minimum(a, b), least)
-            return self._outward(low, xp.maximum(a, b), lower, upper)
+            return self._ends(low, xp.maximum(a, b), lower, upper)
 
     def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         xp = namespace(lower)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf, pi
 
 from ascertain.operators.arguments import variable
-from ascertain.operators.base import Array, Operator, Ref, Shape, Univariate, namespace
+from ascertain.operators.base import Array, Operator, Ref, Shape, Univariate, namespace, side
 from ascertain.operators.reading import Call, aten, onnx
 from ascertain.operators.smooth import fixed, quiet
 
@@ -33,16 +33,21 @@ class Wave(Univariate):
         """One hollow and one crest of f(x) - slope x, both in [-4, 8]; NaN where |slope| > 1."""
         raise NotImplementedError
 
+    def _turn(self, lower: Array, upper: Array, slope: Array, above: Array | bool) -> Array:
+        """The lowest hollow, or highest crest, that can be in the box; somewhere in the box where none is."""
+        xp, sign = namespace(lower), side(above, lower)
+        hollow, crest = self.turns(slope)
+        first = (crest if above else hollow) if isinstance(above, bool) else xp.where(above, crest, hollow)
+        period = xp.copysign(xp.full_like(slope, 2 * pi), slope)
+        end = xp.where((period > 0) == above, lower, upper)
+        period = sign * period
+        place = first + period * xp.floor((end - first) / period)
+        # a place outside the box is replaced before it is used, so that no NaN enters the gradient
+        return xp.where((place >= lower) & (place <= upper), place, lower)
+
     @quiet
     def stationary(self, slope: Array, lower: Array, upper: Array) -> tuple[Array, ...]:
-        xp = namespace(lower)
-        slope = fixed(slope)
-        hollow, crest = self.turns(slope)
-        period = xp.copysign(xp.full_like(slope, 2 * pi), slope)
-        onward = period > 0
-        hollow = hollow + period * xp.floor((xp.where(onward, upper, lower) - hollow) / period)
-        crest = crest - period * xp.floor((crest - xp.where(onward, lower, upper)) / period)
-        return hollow, crest
+        return tuple(self._turn(lower, upper, fixed(slope), above) for above in (False, True))
 
     def slack(self, lower: Array, upper: Array) -> Array:
         # f'' is at most 1, and no value in the box differs by more than 2 from those at the ends
@@ -50,26 +55,21 @@ class Wave(Univariate):
         return (error * error).clip(max=2)
 
     @quiet
-    def support(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array, Array, Array]:
-        xp = namespace(lower)
-        at_lower, at_upper = self.f(lower) - slope * lower, self.f(upper) - slope * upper
-        low, high = xp.minimum(at_lower, at_upper), xp.maximum(at_lower, at_upper)
-        falls = at_upper < at_lower
-        low_at, high_at = xp.where(falls, upper, lower), xp.where(falls, lower, upper)
-        # a place outside the box is replaced before it is used, so that no NaN enters the gradient
-        hollow, crest = (xp.where((p >= lower) & (p <= upper), p, lower) for p in self.stationary(slope, lower, upper))
-        rest = self.f(hollow) - slope * hollow
-        low, low_at = xp.minimum(low, rest), xp.where(rest < low, hollow, low_at)
-        rest = self.f(crest) - slope * crest
-        high, high_at = xp.maximum(high, rest), xp.where(rest > high, crest, high_at)
-        slack = self.slack(lower, upper)
-        low, high = low - slack, high + slack
-        return xp.where(low < inf, low, -inf), low_at, xp.where(high > -inf, high, inf), high_at
+    def support(self, lower: Array, upper: Array, slope: Array, above: Array | bool) -> tuple[Array, Array]:
+        xp, sign = namespace(lower), side(above, lower)
+        best, last = sign * (self.f(lower) - slope * lower), sign * (self.f(upper) - slope * upper)
+        at = xp.where(last < best, upper, lower)
+        best = xp.minimum(best, last)
+        turn = self._turn(lower, upper, fixed(slope), above)
+        last = sign * (self.f(turn) - slope * turn)
+        at = xp.where(last < best, turn, at)
+        best = xp.minimum(best, last) - self.slack(lower, upper)
+        return sign * xp.where(best < inf, best, -inf), at
 
     @quiet
     def interval(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         xp = namespace(lower)
-        low, _, high, _ = self.support(lower, upper, xp.zeros_like(lower))
+        low, high = self.intercepts(lower, upper, xp.zeros((), dtype=lower.dtype))
         # infinite where an end is NaN, or infinite, which tells nothing only while the box may be shorter than a period
         low, high = xp.where(low > -inf, low.clip(min=-1), low), xp.where(high < inf, high.clip(max=1), high)
         whole = upper - lower > 2 * pi

@@ -25,7 +25,7 @@ class Rising(Curve):
         with np.errstate(all="ignore"):
             a, b = self.f(lower), self.f(upper)
             # both count for both: f rises only up to its rounding, and NaN at either end leaves nothing known
-            return self._outward(xp.minimum(a, b), xp.maximum(a, b), lower, upper)
+            return self._ends(xp.minimum(a, b), xp.maximum(a, b), lower, upper)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,17 +24,13 @@ quiet = np.errstate(all="ignore")
 class Bent(Curve):
     """A function that is monotone, with a monotone derivative, on every box on which it is defined."""
 
-    def _outward(self, low: Array, high: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
-        low, high = super()._outward(low, high, lower, upper)
-        known = self.defined(lower, upper)
-        if known is True:
-            return low, high
-        xp = namespace(lower)
-        return xp.where(known, low, -inf), xp.where(known, high, inf)
+    def _outward(self, least: Array, lower: Array, upper: Array) -> Array:
+        least, known = super()._outward(least, lower, upper), self.defined(lower, upper)
+        return least if known is True else namespace(lower).where(known, least, -inf)
 
     @quiet
     def interval(self, lower: Array, upper: Array) -> tuple[Array, Array]:
-        return self._outward(*_sorted(self.f(lower), self.f(upper)), lower, upper)
+        return self._ends(*_sorted(self.f(lower), self.f(upper)), lower, upper)
 
     @quiet
     def slope_range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
@@ -264,7 +260,7 @@ def _even(operator: Bent, lower: Array, upper: Array) -> tuple[Array, Array]:
     """Range of an even function that rises with |x|."""
     xp = namespace(lower)
     inside = between(xp.zeros_like(lower), lower, upper)
-    return operator._outward(operator.f(inside), xp.maximum(operator.f(lower), operator.f(upper)), lower, upper)
+    return operator._ends(operator.f(inside), xp.maximum(operator.f(lower), operator.f(upper)), lower, upper)
 
 
 # Readers

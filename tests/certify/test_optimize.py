@@ -54,11 +54,11 @@ def test_gradients_equal_finite_differences(kind: str, p: float | None) -> None:
     assert m.beta is not None and m.splits is not None
     if p is not None:  # far inside its box, so that the ball alone decides
         where = Region(where.lower - 10, where.upper + 10, where.ball)
-    found, applied = swept(plan, where, lines, rows, m), m.applied(lines)
-    values = selected_values(plan, applied, found, plan.output, where.minimiser(found.rows), m.splits.nodes)
+    found = swept(plan, where, lines, rows, m)
+    values = selected_values(plan, found, plan.output, where.minimiser(found.rows), m.splits.nodes)
     gradients = {(-1, "beta"): m.splits.gradient(values, m.beta.shape)}
     for k, a in found.kept.items():
-        own = applied[k].gradients(a, [values[z] for z in plan.steps[k].inputs])
+        own = found.lines[k].gradients(a, [values[z] for z in plan.steps[k].inputs])
         gradients |= {(k, name): own[name] for name in own}
     rng, step, checked = np.random.default_rng(0), 1e-6, 0
     for key, slot in (*m.alpha.items(), ((-1, "beta"), m.beta)):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ascertain.certify.lines import Lines
+from ascertain.certify.lines import Lines, Sloped
 from ascertain.certify.plan import Plan, Step
 from ascertain.certify.planes import McCormick, Planes
 from ascertain.certify.relaxations import Relaxation, enclose, relax
@@ -191,6 +191,23 @@ def raised(line: Relaxation) -> Relaxation:
     return up
 
 
+@pytest.mark.parametrize("example", [e for e in ALL if isinstance(e[0], Univariate) and not e[0].rectifier], ids=name)
+def test_lines_of_one_side_are_those_of_both(example: tuple[Operator, tuple[Shape, ...]]) -> None:
+    rng, step = np.random.default_rng(5), step_of(example)
+    boxes = boxes_of(step, rng, 4, torch.float64, (-1, 2))
+    line = varied(relax(step, boxes, DOUBLE.unit), rng, 4, 6)
+    assert isinstance(line, Sloped)
+    a = torch.tensor(rng.normal(size=(4, 6, step.size)))
+    below, above = (line.curve.flattest + line.curve.span * p for p in (line.below, line.above))
+    both = line.curve.sloped(below, above)
+    for found, expected in zip((*line.pull(a)[0], line.pull(a)[1]), (*both.pull(a)[0], both.pull(a)[1]), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+    points = points_of(boxes, rng, 6)
+    torch.testing.assert_close(line.value(a, points), both.value(a, points), rtol=1e-13, atol=1e-13)
+    mine, theirs = line.gradients(a, points), both.gradients(a, points)
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
 @pytest.mark.parametrize("example", ALL, ids=name)
 def test_levels_cover_rounding(example: tuple[Operator, tuple[Shape, ...]]) -> None:
     """The same planes applied in single and in double precision differ by less than what is charged."""
@@ -202,6 +219,7 @@ def test_levels_cover_rounding(example: tuple[Operator, tuple[Shape, ...]]) -> N
         line = varied(relax(step, boxes, SINGLE.unit), rng, 1, 24)
         points = points_of(boxes, rng)
         a = torch.tensor(rng.normal(size=(1, 24, step.size)) * 10.0 ** rng.integers(-2, 3, size=(1, 24, step.size))).float()
+        line = line.facing(a)
         parts, constant = line.pull(a)
         if not bool(torch.isfinite(constant).all()):
             continue

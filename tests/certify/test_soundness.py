@@ -331,5 +331,6 @@ def test_no_search_closes_what_holds_a_counterexample(seed: int, kind: str) -> N
         assert boxes.run().status == "unknown"
         return
     fast = Plan.compile(lower(graph), torch.float32)
-    search = NeuronSearch(plan, fast, where, bound_nodes(plan, where), rows, limits, lambda points: False, patience.check, steps=3)
+    search = NeuronSearch(plan, fast, where, bound_nodes(plan, where), rows, limits, lambda points: False, patience.check)
+    search.steps = 3
     assert search.run(3).status == "unknown"

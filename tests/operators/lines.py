@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -47,7 +48,9 @@ def check_lines(operator: Univariate, lower: np.ndarray, upper: np.ndarray, on_t
     f = operator.f(x)
     inner = np.nanmax(abs(np.stack([lower, upper])), 0).astype(float)
     for slope in slopes(operator, lower, upper):
-        low, low_at, high, high_at = through(operator.support, on_torch)(lower, upper, slope)
+        (low, low_at), (high, high_at) = (
+            through(partial(operator.support, above=above), on_torch)(lower, upper, slope) for above in (False, True)
+        )
         rest = f - slope.astype(float) * x
         room = 16 * unit * (abs(slope.astype(float)) * inner + np.where(np.isfinite(low), abs(low), 0)) + tiny
         assert (low.astype(float) - room <= rest).all(), worst(low - room - rest, lower, upper, slope)

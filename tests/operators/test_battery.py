@@ -143,9 +143,9 @@ class NoStationaryPoint(Power):
 
 
 class LooseLines(Power):
-    def intercepts(self, lower: Array, upper: Array, slope: Array) -> tuple[Array, Array]:
-        low, high = super().intercepts(lower, upper, slope)
-        return low - 0.3 * (upper - lower), high
+    def support(self, lower: Array, upper: Array, slope: Array, above: Array | bool) -> tuple[Array, Array]:
+        level, at = super().support(lower, upper, slope, above)
+        return level - (1 - np.asarray(above, float)) * 0.3 * (upper - lower), at
 
 
 class NarrowSlopes(LeakyRelu):

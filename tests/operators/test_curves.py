@@ -52,13 +52,16 @@ def test_samples_lie_between_the_lines(curve: Curve, dtype: torch.dtype) -> None
     slack = np.asarray(curve.slack(left, right), float)
     for name, slope in slopes(curve, lower, upper, 2).items():
         s = torch.from_numpy(slope).to(dtype)
-        low, low_at, high, high_at = (t.double().numpy() for t in curve.support(left, right, s))
+        (low, low_at), (high, high_at) = (
+            [t.double().numpy() for t in curve.support(left, right, s, above)] for above in (False, True)
+        )
         exact = s.double().numpy()
         rest = values - exact * samples
         # the room that the users of lines leave for rounding
-        room = 16 * unit * (abs(exact) * np.maximum(abs(lower), abs(upper)) + np.maximum(abs(low), abs(high))) + 1e-37
-        assert (rest >= low - room).all() and (rest <= high + room).all(), name
-        for at, intercept in ((low_at, low), (high_at, high)):
+        furthest = abs(exact) * np.maximum(abs(lower), abs(upper))
+        below, above = (16 * unit * (furthest + abs(t)) + 1e-37 for t in (low, high))
+        assert (rest >= low - below).all() and (rest <= high + above).all(), name
+        for at, intercept, room in ((low_at, low, below), (high_at, high, above)):
             assert ((at >= lower) & (at <= upper)).all(), name
             assert (abs(curve.f(at) - exact * at - intercept) <= room + 2 * slack).all(), name
         same = [t.double().numpy() for t in curve.intercepts(left, right, s)]
@@ -99,7 +102,7 @@ def test_agrees_with_comparing_every_candidate(curve: Curve) -> None:
     for slope in slopes(curve, lower, upper, 6).values():
         low, high = curve.intercepts(lower, upper, slope)
         with np.errstate(all="ignore"):
-            least, _, most, _ = Univariate.support(curve, lower, upper, slope)
+            least, most = (Univariate.support(curve, lower, upper, slope, above)[0] for above in (False, True))
         room = 1e-15 * (abs(slope) * np.maximum(abs(lower), abs(upper)) + abs(low) + abs(high)) + 4e-13
         assert (abs(low - least) <= room).all() and (abs(high - most) <= room).all()
 
@@ -123,8 +126,7 @@ def test_ends_of_the_number_line(curve: Curve, dtype: Any) -> None:
     smallest, largest = (np.asarray(t)[0] for t in curve.slope_range(lower, upper))
     assert np.isfinite(np.delete([smallest, largest], [4, 5], axis=1)).all()
     for slope in (0.0, -0.0, 0.5, 1.0, nan, 1e30, -1e30, 1e-40):
-        bounds = curve.support(lower, upper, made([slope] * 8, dtype))
-        low, high = np.asarray(bounds[0])[0], np.asarray(bounds[2])[0]
+        low, high = (np.asarray(t)[0] for t in curve.intercepts(lower, upper, made([slope] * 8, dtype)))
         assert not np.isnan(low).any() and not np.isnan(high).any()
         assert not np.isfinite([low[4:6], high[4:6]]).any()
         if slope == slope:
@@ -137,7 +139,7 @@ def test_gradient_of_intercepts_is_the_touching_point(curve: Curve) -> None:
     lower = torch.from_numpy(r.normal(size=(1, 50)) * 2)
     upper = lower + torch.from_numpy(r.uniform(0.1, 3, size=(1, 50)))
     slope = torch.from_numpy(r.uniform(0.05, 0.9, size=(1, 50))).requires_grad_()
-    low, low_at, high, high_at = curve.support(lower, upper, slope)
-    for intercept, at in ((low, low_at), (high, high_at)):
+    for above in (False, True):
+        intercept, at = curve.support(lower, upper, slope, above)
         (gradient,) = torch.autograd.grad(intercept.sum(), slope, retain_graph=True)
         assert torch.allclose(gradient, -at, atol=1e-9)

@@ -81,7 +81,7 @@ def test_poles() -> None:
 def test_gradient_in_the_slope_is_the_point(operator: Univariate) -> None:
     lower = torch.linspace(-1.2, 0.5, 100, dtype=torch.float64)
     slope = torch.linspace(-2, 2, 100, dtype=torch.float64).requires_grad_()
-    low, low_at, high, high_at = operator.support(lower, lower + 0.9, slope)
-    for value, point in ((low, low_at), (high, high_at)):
+    for above in (False, True):
+        value, point = operator.support(lower, lower + 0.9, slope, above)
         (gradient,) = torch.autograd.grad(value.sum(), slope, retain_graph=True)
         torch.testing.assert_close(gradient, -point)

@@ -118,7 +118,7 @@ def test_gradient_in_the_slope_is_the_point(operator: Univariate) -> None:
     upper = torch.maximum(upper, lower).clamp(max=20.0)
     lower = torch.minimum(lower, upper)
     slope = torch.linspace(-2, 2, 100, dtype=torch.float64).requires_grad_()
-    low, low_at, high, high_at = operator.support(lower, upper, slope)
-    for value, point in ((low, low_at), (high, high_at)):
+    for above in (False, True):
+        value, point = operator.support(lower, upper, slope, above)
         (gradient,) = torch.autograd.grad(value.sum(), slope, retain_graph=True)
         torch.testing.assert_close(gradient, -point)

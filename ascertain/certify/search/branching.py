@@ -24,8 +24,8 @@ def _areas(operator: Univariate, lower: Tensor, upper: Tensor) -> tuple[Tensor, 
     """Integrals over the box of its best line below and above."""
     at = lower + (upper - lower) / 2
     below, above = supporting_slopes(operator, lower, upper, at)
-    low = operator.support(lower, upper, below)[0] + below * at
-    high = operator.support(lower, upper, above)[2] + above * at
+    low = operator.support(lower, upper, below, False)[0] + below * at
+    high = operator.support(lower, upper, above, True)[0] + above * at
     return low * (upper - lower), high * (upper - lower)
 
 

@@ -29,8 +29,8 @@ UNIT = DOUBLE.unit
 TINY = DOUBLE.tiny
 WIDER = 6
 """Times that a share is tried four times larger."""
-CLOSER = 4
-"""Times that the tangents at two shares are intersected."""
+CLOSER = 2
+"""Times that the tangents at two shares are intersected (more pays on no network tried)."""
 CHUNK = 512
 """Neurons of one backward pass."""
 MOST = 1 << 24

@@ -42,7 +42,8 @@ def gains(plan: Plan, bounded: Bounded, rows: dict[int, Tensor], box: Tensor, lo
         if isinstance(s.nonlinear, (Univariate, Bilinear)):
             centres = [(low + (high - low) / 2).unsqueeze(1) for low, high in (bounded.boxes[i] for i in s.inputs)]
             line = bounded.lines[k]
-            gap = (line.value(None, centres) - line.value(torch.ones_like(a[:1]).unsqueeze(1), centres))[:, 0]
+            one = torch.ones_like(a[:1]).unsqueeze(1)
+            gap = (line.value(-one, centres) - line.value(one, centres))[:, 0]
         else:
             gap = bounded.every[k][1] - bounded.every[k][0]
         weight = a.abs() * (gap[box] if len(gap) > 1 else gap)

@@ -31,6 +31,14 @@ CUTS = range(1, 5)
 """Columns of a batch with one entry for each cut."""
 ROUNDS = 4
 """Times that a domain is bounded before it is split."""
+STEPS = 8
+"""Steps of optimisation for each domain of a network of rectifiers."""
+FEW_STEPS = 4
+"""For other networks, whose lines start near their best place."""
+BATCH = 128
+"""Domains that are split together,"""
+MOST_PARAMETERS = 1 << 22
+"""fewer where they have more parameters than this."""
 SHRUNK = 0.985
 """A domain is bounded again where its neurons' ranges shrink below this share, on average."""
 
@@ -117,8 +125,6 @@ class NeuronSearch:
     progress: Callable[[str, float, int, int, float], None] = lambda *_: None
     memory: int = 4 << 30
     """Bytes for open domains."""
-    batch: int = 64
-    steps: int = 8
     candidates: int = 2
 
     def __post_init__(self) -> None:
@@ -131,6 +137,9 @@ class NeuronSearch:
         b = self.bounded
         self.charge = charges(self.exact, self.region, b.boxes, b.lines, self.exact.output, b.charge)
         self.neurons = Neurons(self.exact, self.bounded)
+        rectifiers = all(s.rectifier for s in self.neurons.steps)
+        self.steps = STEPS if rectifiers else FEW_STEPS
+        self.batch = max(16, min(BATCH, MOST_PARAMETERS // max(1, self.neurons.parameters * self.count)))
         self.contraction = Contraction.of(self.exact, self.region, self.bounded, self.neurons.nodes)
         self.stuck = 0
         self.region_fast = self.region.to(self.fast.dtype)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ascertain.certify.bounds import Bounded
 from ascertain.certify.linear import Relaxations
-from ascertain.certify.lines import Curve, Lines
+from ascertain.certify.lines import Curve, Lines, Sloped
 from ascertain.certify.plan import Plan, Step
-from ascertain.certify.relaxations import relax
+from ascertain.certify.relaxations import Relaxation, relax
 from ascertain.certify.search.branching import cut_points, gains
 from ascertain.operators.base import Bilinear, Planar, Univariate
 
@@ -58,15 +58,17 @@ class Neurons:
     # -- parameters: one flat array (B, S, P) ------------------------------------------------------------------------------------
 
     def filled(self, alpha: Tensor, lines: Relaxations, lower: Tensor, upper: Tensor) -> dict[tuple[int, str], Tensor]:
-        """Parameters by node and name; where they are NaN, or a rectifier is decided, those that the relaxations come with."""
+        """Parameters by node and name; where they are NaN, or a rectifier is decided, those that suit the bounds by themselves."""
         out = {}
+        good: dict[int, dict[str, Tensor]] = {}
         for (k, name, _), part in zip(self.free, alpha.split([n for *_, n in self.free], 2), strict=True):
-            own, step = lines[k].parameters()[name], self.plan.steps[k]
-            keep = ~torch.isnan(part)
+            step, keep = self.plan.steps[k], ~torch.isnan(part)
             if step.rectifier and step.inputs[0] in self.place:
                 here = self.place[step.inputs[0]]
                 keep &= ((lower[:, here] < 0) & (upper[:, here] > 0)).unsqueeze(1)
-            out[k, name] = torch.where(keep, part, own)
+            if k not in good:
+                good[k] = _fitting(lines[k], keep)
+            out[k, name] = torch.where(keep, part, good[k][name])
         return out
 
     def joined(self, alpha: dict[tuple[int, str], Tensor], like: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ class Neurons:
                 out[s.index] = line.to(dtype)
             elif isinstance(line, Lines) and line.curve is not None:
                 part = self.place[s.inputs[0]]
-                out[s.index] = _recut(line, line.curve, lower[:, part], upper[:, part], touched[part], dtype)
+                out[s.index] = Sloped(_recut(line.curve, lower[:, part], upper[:, part]), **line.parameters()).to(dtype)
             else:
                 out[s.index] = relax(s, self._boxes(s, lower, upper), self.plan.rounding.unit).to(dtype)
         return out
@@ -216,38 +218,25 @@ def _rectifier_score(a: Tensor, low: Tensor, high: Tensor, slope: Tensor) -> Ten
     return -a.clamp(max=0) * height + 0.5 * a.clamp(min=0) * below
 
 
-def _recut(line: Lines, curve: Curve, lower: Tensor, upper: Tensor, touched: Tensor, dtype: torch.dtype) -> Lines:
-    """Lines of a curve on bounds (B, n) that differ from the root's at touched neurons only.
-
-    Slopes stay within the root's range, which the rounding charges count with. Intercepts are not computed: they are NaN, and
-    whoever uses these lines calls `adjusted` first.
-    """
-    index = torch.nonzero(touched).squeeze(1)
-    own = curve.operator.convert(lambda p: p.expand(curve.shape).reshape(-1)[index] if p.ndim else p)
-    step = Step(0, (0,), ((len(index),),), (len(index),), len(index), nonlinear=own)
-    new = relax(step, [(lower[:, index], upper[:, index])], curve.unit)
-    if not isinstance(new, Lines) or new.curve is None:
-        raise TypeError("a curve stays a curve")
-    batch = len(lower)
-
-    def spliced(old: Tensor, fresh: Tensor) -> Tensor:
-        out = old.expand(batch, -1, -1).clone()
-        out[:, :, index] = fresh
-        return out
-
-    flattest = torch.maximum(new.curve.flattest, curve.flattest[:, :, index])
-    steepest = torch.minimum(new.curve.flattest + new.curve.span, (curve.flattest + curve.span)[:, :, index])
-    steepest = torch.maximum(steepest, flattest)
-    below, above = (torch.minimum(torch.maximum(t, flattest), steepest) for t in (new.lower_slope, new.upper_slope))
-    cut = replace(
-        curve,
-        lower=lower.unsqueeze(1),
-        upper=upper.unsqueeze(1),
-        flattest=spliced(curve.flattest, flattest),
-        span=spliced(curve.span, steepest - flattest),
+def _recut(curve: Curve, lower: Tensor, upper: Tensor) -> Curve:
+    """A curve on bounds (B, n); slopes stay within the range of its own, which the rounding charges count with."""
+    left, right = (t.reshape(len(t), 1, *curve.shape) for t in (lower, upper))
+    flattest, steepest = (t.flatten(2) for t in curve.operator.slope_range(left, right))
+    most = curve.flattest + curve.span
+    flattest, steepest = torch.fmin(torch.fmax(flattest, curve.flattest), most), torch.fmin(steepest, most)
+    return replace(
+        curve, lower=lower.unsqueeze(1), upper=upper.unsqueeze(1), flattest=flattest, span=(steepest - flattest).clamp(min=0)
     )
-    slopes = spliced(line.lower_slope, below), spliced(line.upper_slope, above)
-    if dtype != line.upper_slope.dtype:
-        cut, slopes = cut.to(dtype), (slopes[0].to(dtype), slopes[1].to(dtype))
-    nothing = torch.full_like(slopes[0], torch.nan)
-    return Lines(*slopes, nothing, nothing, cut, (nothing, nothing))
+
+
+def _fitting(line: Relaxation, known: Tensor) -> dict[str, Tensor]:
+    """Parameters that suit the bounds by themselves, at least where they are not ``known`` (B, S, n)."""
+    own = line.parameters()
+    if not isinstance(line, Sloped):
+        return own
+    domain, neuron = torch.nonzero(~known.all(1), as_tuple=True)
+    found = {}
+    for (name, value), good in zip(own.items(), line.curve.good(domain, neuron), strict=True):
+        found[name] = value.expand(len(known), -1, -1).clone()
+        found[name][domain, :, neuron] = good.unsqueeze(1)
+    return found
