@@ -79,7 +79,7 @@ class Weights(Analyzer):
         """One sentence, spectra, table."""
         names = [str(n) for n in result["matrix"][:_LINES]]
         sentence = (
-            "{standing_out} singular values exceed what random weights would give; {worst} has condition {worst_condition:.3g}."
+            "Singular values beyond what random weights would give: {standing_out}; {worst} has condition {worst_condition:.3g}."
         )
         columns = {"matrix": "matrix", "norm": "norm", "condition": "condition", "stable rank": "stable_rank"}
         lines = {name: f"line_{i}" for i, name in enumerate(names)}

@@ -45,9 +45,17 @@ def verify(
         return job.run()
     except KeyboardInterrupt:
         return job.verdict(Status.UNKNOWN, "interrupted")
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
         reason = "memory: the search needed more than this machine has; give it a smaller network or set"
         return job.verdict(Status.UNKNOWN, reason=reason)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether python, the processor's allocator or the device's gave up; torch's are told by name: it may not be loaded."""
+    named = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or named
 
 
 def falsify(network: Graph, property: Property, *, timeout: float = 10.0, device: str = "cpu", seed: int = 0) -> Witness | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 import ascertain
 from ascertain.certify import strategy
@@ -142,13 +144,32 @@ def test_ctrl_c_is_a_clean_answer(batched: bool, monkeypatch: pytest.MonkeyPatch
     assert 0 <= verdict.share < 1 and "interrupted" in str(verdict)
 
 
-def test_no_memory_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: object, *args: object) -> None:
-        raise MemoryError
+def python_full() -> None:
+    raise MemoryError
 
-    monkeypatch.setattr(strategy.Job, "_solve", full)
+
+def torch_full() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def device_full() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("full", [python_full, torch_full, device_full])
+def test_no_memory_is_an_answer(full: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategy.Job, "_solve", lambda *_: full())
     verdict = ascertain.verify(small(), output_range(Box(np.zeros(3), np.ones(3)), upper=[0.0, 0.0]))
     assert verdict.status == "unknown" and verdict.reason.startswith("memory")
+
+
+def test_other_errors_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("sizes differ")
+
+    monkeypatch.setattr(strategy.Job, "_solve", broken)
+    with pytest.raises(RuntimeError, match="sizes differ"):
+        ascertain.verify(small(), output_range(Box(np.zeros(3), np.ones(3)), upper=[0.0, 0.0]))
 
 
 def test_progress_is_told() -> None:
