@@ -21,7 +21,7 @@ from ascertain.certify.plan import Plan
 from ascertain.certify.reduce import Reduced
 from ascertain.certify.region import Region
 from ascertain.certify.relaxations import relax
-from ascertain.certify.search.neuron_split import NeuronSearch
+from ascertain.certify.search.neuron_split import NeuronSearch, _rounded
 from ascertain.errors import ResourceError
 from ascertain.graph import lower
 from ascertain.graph.graph import Graph
@@ -237,6 +237,19 @@ def test_leaves_of_curved_networks_cover_the_tree_and_hold_no_witness(contract: 
                 assert bool((margins[c, inside] > 0).all())
             assert bool((count >= 1).all()), "a point of the input set lies in no leaf"
     assert deepest >= (2 if contract else 3)
+
+
+def test_stored_boxes_are_rounded_outward() -> None:
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(size=(4, 2000)) * 10.0 ** rng.integers(-320, 300, size=(4, 2000))
+    numbers[:, :4] = 0.0, np.inf, -np.inf, 2.5
+    box = torch.tensor(numbers), torch.tensor(numbers[:, ::-1].copy())
+    low, high = _rounded(box)
+    assert low.dtype == high.dtype == torch.float32
+    assert bool((low.double() <= box[0]).all()) and bool((high.double() >= box[1]).all())
+    assert bool((low[:, [0, 2, 3]].double() == box[0][:, [0, 2, 3]]).all()), "what single precision can say stays"
+    usual = (box[0].abs() > 1e-37) & (box[0].abs() < 1e38)
+    assert bool(((box[0] - low.double())[usual] <= 2**-23 * box[0].abs()[usual]).all())
 
 
 @pytest.mark.parametrize("make", [chain, curved])

@@ -47,8 +47,8 @@ SHRUNK = 0.985
 class Batch:
     """Domains: conjunction (B,), cuts index, sign, point and their multipliers beta (B, D), parameters alpha (B, S, P), share (B,).
 
-    An alpha of NaN stands for the value that suits the box best by itself. Unsafe inputs have row . x + level <= 0, (B, n) and
-    (B,). ``box`` holds the bounds (B, N) of all neurons while a domain is worked on.
+    An alpha of NaN stands for the value that suits the box best by itself. ``rounds`` (B,) says how often a domain was bounded;
+    ``box`` are bounds (B, N) of all neurons, None for the root's, cut.
     """
 
     conjunction: Tensor
@@ -58,8 +58,7 @@ class Batch:
     beta: Tensor
     alpha: Tensor
     share: Tensor
-    row: Tensor
-    level: Tensor
+    rounds: Tensor
     box: tuple[Tensor, Tensor] | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
@@ -75,8 +74,7 @@ class Batch:
             self.beta,
             self.alpha,
             self.share,
-            self.row,
-            self.level,
+            self.rounds,
         )
 
     def select(self, index: Tensor) -> Batch:
@@ -103,7 +101,32 @@ def _joined(domains: Sequence[_Domain]) -> Batch:
         if k in CUTS:
             rows = [torch.nn.functional.pad(r, (0, depth - len(r))) for r in rows]
         columns.append(torch.stack(rows))
-    return Batch(*columns)
+    boxes = [(d.batch.box[0][d.index], d.batch.box[1][d.index]) for d in domains if d.batch.box is not None]
+    if len(boxes) < len(domains):
+        return Batch(*columns)
+    return Batch(*columns, box=(torch.stack([b[0] for b in boxes]).double(), torch.stack([b[1] for b in boxes]).double()))
+
+
+def _together(a: Batch, b: Batch) -> Batch:
+    """The domains of both."""
+    depth = max(a.index.shape[1], b.index.shape[1])
+    columns = []
+    for k, pair in enumerate(zip(a.columns(), b.columns(), strict=True)):
+        both = [torch.nn.functional.pad(c, (0, depth - c.shape[1])) for c in pair] if k in CUTS else pair
+        columns.append(torch.cat(tuple(both)))
+    if a.box is None or b.box is None:
+        return Batch(*columns)
+    return Batch(*columns, box=(torch.cat([a.box[0], b.box[0]]), torch.cat([a.box[1], b.box[1]])))
+
+
+def _rounded(box: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Bounds in single precision, rounded outward."""
+    lower, upper = (t.float() for t in box)
+    infinity = torch.full_like(lower, torch.inf)
+    return (
+        torch.where(lower.double() > box[0], torch.nextafter(lower, -infinity), lower),
+        torch.where(upper.double() < box[1], torch.nextafter(upper, infinity), upper),
+    )
 
 
 @dataclass(eq=False)
@@ -132,7 +155,7 @@ class NeuronSearch:
         self.closed = 0.0
         self.tie = 0
         self.heap: list[tuple[float, int, _Domain]] = []
-        self.ended: list[tuple[Batch, Tensor]] = []
+        self.waiting: tuple[Batch, Tensor] | None = None
         self.count = self.rows.shape[1]
         b = self.bounded
         self.charge = charges(self.exact, self.region, b.boxes, b.lines, self.exact.output, b.charge)
@@ -146,8 +169,9 @@ class NeuronSearch:
 
     @property
     def _bytes(self) -> int:
-        """Size of one open domain: half-precision parameters for each row, its constraint, and its cuts."""
-        return 2 * self.neurons.parameters * self.count + 8 * self.region.lower.shape[1] + 1024
+        """Size of one open domain: half-precision parameters for each row, its box, and its cuts."""
+        box = 0 if self.contraction is None else 8 * sum(self.neurons.sizes)
+        return 2 * self.neurons.parameters * self.count + box + 1024
 
     # -- pieces of one domain -------------------------------------------------------------------------------------------------
 
@@ -156,14 +180,9 @@ class NeuronSearch:
         return Splits(n.nodes, n.sizes, batch.index, batch.sign.to(dtype), batch.point.to(dtype))
 
     def _bounds(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.neurons.cut(batch.index, batch.sign, batch.point) if batch.box is None else batch.box
-
-    def _boxed(self, batch: Batch) -> Batch:
-        """With bounds of all neurons: the root's, cut, and contracted to the unsafe part. They may cross: then there is none."""
-        lower, upper = self._bounds(batch)
-        if self.contraction is not None:
-            lower, upper = self.contraction(lower, upper, batch.row, batch.level)
-        return replace(batch, box=(lower, upper))
+        if batch.box is None:
+            return self.neurons.cut(batch.index, batch.sign, batch.point)
+        return torch.maximum(batch.box[0], self.neurons.lower), torch.minimum(batch.box[1], self.neurons.upper)
 
     def _prepared(self, batch: Batch, plan: Plan) -> tuple[Relaxations, Multipliers]:
         """Relaxations of every nonlinear node on each domain's bounds, and the parameters to use them with."""
@@ -173,10 +192,10 @@ class NeuronSearch:
         beta = batch.beta.to(plan.dtype).unsqueeze(1).expand(-1, self.count, -1).clone()
         return lines, Multipliers(alpha, beta, self._splits(batch, plan.dtype))
 
-    def _proved(self, batch: Batch) -> tuple[Batch, Tensor]:
+    def _proved(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Rigorous margins (B,), the largest over rows of lower bound - limit, in double precision with rounding charges.
 
-        The domains come back with the constraint that says so.
+        With them the constraints that say so: unsafe inputs have row . x + level <= 0, (B, n) and (B,).
         """
         lines, m = self._prepared(batch, self.exact)
         rows, limits = self.rows[batch.conjunction], self.limits[batch.conjunction]
@@ -191,7 +210,7 @@ class NeuronSearch:
         level = start + m.level() - room - limits
         level = level - 8 * self.exact.rounding.unit * (start.abs() + reach + limits.abs())
         row = swept.rows.expand(len(batch), -1, -1)[pick, best]
-        return replace(batch, row=row, level=level[pick, best]), margins
+        return margins, row, level[pick, best]
 
     def _optimized(self, batch: Batch, steps: int, rate: float) -> tuple[Batch, Tensor]:
         """Better multipliers for each domain and the points that minimise their rows; margins are then proved."""
@@ -228,16 +247,14 @@ class NeuronSearch:
             none,
             torch.full((count, self.count, self.neurons.parameters), torch.nan, dtype=torch.float16, device=device),
             torch.full((count,), 1.0 / count, dtype=torch.float64, device=device),
-            torch.zeros((count, self.region.lower.shape[1]), dtype=torch.float64, device=device),
-            torch.zeros(count, dtype=torch.float64, device=device),
+            torch.zeros(count, dtype=torch.int8, device=device),
         )
-        self._settle(*self._proved(root))
+        self._settle(root, self._proved(root)[0])
         taken = self._pop(len(self.heap))
         try:
             if taken and self._improve(_joined(taken), root_steps, 0.1):
                 return self._outcome("violated", "")
-            self._settle_all()
-            while self.heap:
+            while self.heap or self.waiting is not None:
                 taken = []
                 self.check()
                 if len(self.heap) * self._bytes > self.memory:
@@ -245,45 +262,40 @@ class NeuronSearch:
                         "unknown", "memory: too many open domains for the budget; allow more memory or a smaller set"
                     )
                 taken = self._pop(self.batch)
-                children = self._branch(_joined(taken))
-                if len(children) and self._improve(children, self.steps, 0.05):
+                batch = self._branch(_joined(taken)) if taken else None
+                if self.waiting is not None:
+                    batch = self.waiting[0] if batch is None else _together(batch, self.waiting[0])
+                if batch is not None and len(batch) and self._improve(batch, self.steps, 0.05):
                     return self._outcome("violated", "")
-                self._settle_all()
                 self.progress("neuron split", self.closed, len(self.heap), self.visited, self._worst)
-        except ResourceError as error:
+        except ResourceError as error:  # a round that is cut short leaves the domains that it took
             self._push(taken)
+            if self.waiting is not None:
+                self._settle(*self.waiting)
             return self._outcome("unknown", str(error))
         return self._outcome("unknown", "exhausted: every neuron is split") if self.stuck else self._outcome("holds", "")
 
     def _improve(self, batch: Batch, steps: int, rate: float) -> bool:
-        """Optimises a batch, notes how that ended, and says whether one of its points is a witness."""
-        for _ in range(ROUNDS):
-            better, points = self._optimized(batch, steps, rate)
-            if self.confirm(points):
-                return True
-            better, margins = self._proved(better)
-            again = self._boxed(better) if self.contraction is not None else better
-            crossed, shrunk = self._shrunk(better, again)
-            crossed &= ~(margins > 0)
-            hopeful = shrunk & ~crossed & ~(margins > 0)
-            self._end(better, margins, ~(crossed | hopeful))
-            self._end(again, torch.ones_like(margins), crossed)
-            batch, margins = again.select(torch.nonzero(hopeful).flatten()), margins[hopeful]
-            if len(batch) == 0:
-                return False
-        self._end(batch, margins, torch.ones_like(margins, dtype=torch.bool))
+        """Optimises a batch, settles it, and says whether one of its points is a witness.
+
+        Domains whose neurons are contracted enough to hope for more wait to be bounded again, beside the next ones.
+        """
+        batch, points = self._optimized(batch, steps, rate)
+        if self.confirm(points):
+            return True
+        margins, row, level = self._proved(batch)
+        hopeful = torch.zeros_like(margins, dtype=torch.bool)
+        if self.contraction is not None:
+            old = self._bounds(batch)
+            box = self.contraction(*old, row, level)
+            margins = torch.where((box[0] > box[1]).any(1), 1.0, margins)  # nothing unsafe is there
+            shrunk = (box[1] - box[0]).sum(1) < SHRUNK * (old[1] - old[0]).sum(1)
+            batch = replace(batch, box=box, rounds=batch.rounds + 1)
+            hopeful = shrunk & ~(margins > 0) & (batch.rounds < ROUNDS)
+        left, done = (torch.nonzero(t).flatten() for t in (hopeful, ~hopeful))
+        self.waiting = (batch.select(left), margins[left]) if len(left) else None
+        self._settle(batch.select(done), margins[done])
         return False
-
-    def _end(self, batch: Batch, margins: Tensor, which: Tensor) -> None:
-        self.ended.append((batch.select(torch.nonzero(which).flatten()), margins[which]))
-
-    def _shrunk(self, before: Batch, after: Batch) -> tuple[Tensor, Tensor]:
-        """Which domains have bounds that cross, and in which the ranges of neurons shrank, (B,) each."""
-        if before.box is None or after.box is None:
-            none = torch.zeros(len(after), dtype=torch.bool, device=after.share.device)
-            return none, none
-        old, new = before.box[1] - before.box[0], after.box[1] - after.box[0]
-        return (new < 0).any(1), new.sum(1) < SHRUNK * old.sum(1)
 
     def _outcome(self, status: str, reason: str) -> Decision:
         return Decision(status, reason, "neuron split", self.visited, self._worst, self.closed)
@@ -292,18 +304,13 @@ class NeuronSearch:
     def _worst(self) -> float:
         return min((d.lower for _, _, d in self.heap), default=0.0)
 
-    def _settle_all(self) -> None:
-        """What a round ended with; a round that is cut short leaves the domains that it took."""
-        for batch, margins in self.ended:
-            self._settle(batch, margins)
-        self.ended.clear()
-
     def _settle(self, batch: Batch, margins: Tensor) -> None:
         """Closes the proved domains and keeps the others."""
         self.visited += len(batch)
         done = (margins > 0) & (margins < torch.inf)
         self.closed += float(batch.share[done].sum())
         kept = batch.select(torch.nonzero(~done).flatten())
+        kept.box = None if kept.box is None or self.contraction is None else _rounded(kept.box)
         self._push([_Domain(m, kept, i) for i, m in enumerate(torch.nan_to_num(margins[~done], nan=-torch.inf).tolist())])
 
     def _push(self, domains: Sequence[_Domain]) -> None:
@@ -319,13 +326,7 @@ class NeuronSearch:
 
     def _branch(self, batch: Batch) -> Batch:
         """Splits each domain on the neuron whose two children have the best worse bound, among a few with high scores."""
-        batch = self._boxed(batch)
         lower, upper = self._bounds(batch)
-        crossed = (lower > upper).any(1)
-        if bool(crossed.any()):
-            self._end(batch, torch.ones_like(batch.share), crossed)
-            batch = batch.select(torch.nonzero(~crossed).flatten())
-            lower, upper = self._bounds(batch)
         some = self.neurons.open(lower, upper).any(1)
         self.stuck += int((~some).sum())
         if not bool(some.all()):
@@ -366,8 +367,7 @@ class NeuronSearch:
             grown(out.beta, torch.zeros_like(point)),
             self.neurons.forget(out.alpha, neuron),
             out.share / 2,
-            out.row,
-            out.level,
+            torch.zeros_like(out.rounds),
             box=self._halved(out, neuron, point),
         )
 

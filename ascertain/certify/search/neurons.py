@@ -183,13 +183,16 @@ class Neurons:
                 if s.rectifier:
                     score[:, part] += _rectifier_score(a, low, high, slopes[s.index].to(lower.dtype))
                 elif isinstance(s.nonlinear, Univariate):
-                    rise, fall = (t.expand_as(low).clone() for t in self.rises[s.index])
+                    # the area between a curve and its lines falls with the square of the width, about
+                    shrunk = ((high - low) / (self.upper - self.lower)[:, part].clamp_min(1e-30)).square()
+                    rise, fall = (t * shrunk for t in self.rises[s.index])
                     if len(at):
                         new = gains(s.nonlinear, low[at, flat], high[at, flat], point[at, part.start + flat])
                         rise[at, flat], fall[at, flat] = new
                     score[:, part] += 2 * (a.clamp(min=0) * rise - a.clamp(max=0) * fall)
                 else:
                     score[:, part] += self._joint_score(s, z, a, lower, upper)
+        point = torch.where((point > lower) & (point < upper), point, lower + (upper - lower) / 2)
         return torch.where(self.open(lower, upper), score, -1.0), point
 
     def _joint_score(self, step: Step, z: int, a: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
