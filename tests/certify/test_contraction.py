@@ -103,6 +103,23 @@ def test_what_says_nothing_changes_nothing(row: float, level: float) -> None:
     assert torch.equal(low, neurons.lower) and torch.equal(high, neurons.upper)
 
 
+def test_constraints_that_leave_much_of_many_inputs_are_left_out() -> None:
+    """What they would gain is small; what does not change is sound."""
+    rng, size, count = np.random.default_rng(0), 64, 200
+    half = np.full(size, 0.5)
+    contraction = Contraction(rng.normal(size=(count, size)), np.zeros(count), half, half)
+    region = Region(torch.zeros((1, size)).double(), torch.ones((1, size)).double())
+    rows, level, share = constraints(rng, region, 40)
+    infinite = torch.full((40, count // 2), torch.inf, dtype=torch.float64)
+    low, high = contraction(-infinite, infinite, rows, level)
+    known = torch.isfinite(low).any(1) | torch.isfinite(high).any(1)
+    assert known[share < 0.44].all() and not known[share > 0.46].any()
+    for k in np.nonzero(share > 0.46)[0][:3]:
+        for form in contraction.forms[:20]:
+            best = linprog(form, A_ub=[rows[k].numpy()], b_ub=[-float(level[k])], bounds=[(0, 1)] * size).fun
+            assert best - np.minimum(form, 0).sum() <= 0.05 * abs(form).sum()
+
+
 def test_large_forms_are_not_kept() -> None:
     plan, region, neurons, _ = started(chain, 0)
     wide = Region(torch.zeros((1, 6_000_000), dtype=torch.float64), torch.ones((1, 6_000_000), dtype=torch.float64))

@@ -31,6 +31,10 @@ WIDER = 6
 """Times that a share is tried four times larger."""
 CLOSER = 2
 """Times that the tangents at two shares are intersected (more pays on no network tried)."""
+LARGE = 0.45
+"""Constraints that leave more of their own range than this share are not tried (neurons would shrink by less than a hundredth),"""
+MANY = 16
+"""where there are so many inputs that hardly any form is parallel to a constraint."""
 CHUNK = 512
 """Neurons of one backward pass."""
 MOST = 1 << 24
@@ -85,13 +89,15 @@ def _contract(exact, fast, plain, slopes, out):  # type: ignore[no-untyped-def]
     forms_, starts_, rows_, levels_, center_, radius_ = fast
     n = center.size
     for b in numba.prange(len(rows)):
-        spread, size = 0.0, abs(levels[b])
+        spread, size, middle = 0.0, abs(levels[b]), levels[b]
         for i in range(n):
             spread += abs(rows[b, i]) * radius[i]
             size += abs(rows[b, i]) * (abs(center[i]) + radius[i])
+            middle += rows[b, i] * center[i]
+        worthwhile = spread > 0.0 and (n < MANY or spread - middle < 2.0 * LARGE * spread)
         for m in range(len(forms)):
             out[b, m] = -np.inf
-            if spread > 0.0 and spreads[m] > 0.0 and slopes[b, m] > 0.0:
+            if worthwhile and spreads[m] > 0.0 and slopes[b, m] > 0.0:
                 box, first = (center_, radius_), 0.25 * spreads[m] / spread
                 at = _share(forms_[m], starts_[m], rows_[b], levels_[b], *box, plain[m], slopes[b, m], first)
                 best, _ = _value(forms[m], starts[m], rows[b], levels[b], at, center, radius)

@@ -287,7 +287,9 @@ class NeuronSearch:
         hopeful = torch.zeros_like(margins, dtype=torch.bool)
         if self.contraction is not None:
             old = self._bounds(batch)
-            box = self.contraction(*old, row, level)
+            some = torch.nonzero(~(margins > 0)).flatten()
+            box = (old[0].clone(), old[1].clone())
+            box[0][some], box[1][some] = self.contraction(old[0][some], old[1][some], row[some], level[some])
             margins = torch.where((box[0] > box[1]).any(1), 1.0, margins)  # nothing unsafe is there
             shrunk = (box[1] - box[0]).sum(1) < SHRUNK * (old[1] - old[0]).sum(1)
             batch = replace(batch, box=box, rounds=batch.rounds + 1)
