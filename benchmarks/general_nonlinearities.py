@@ -36,7 +36,7 @@ from ascertain.properties.property import Property
 KINDS = {
     "mlp_sigmoid_4x100": 0.012,
     "mlp_sigmoid_6x100": 0.008,
-    "mlp_sigmoid_4x500": 0.008,
+    "mlp_sigmoid_4x500": 0.006,
     "mlp_tanh_4x100": 0.008,
     "mlp_tanh_6x100": 0.006,
     "mlp_tanh_4x500": 0.0035,
