@@ -30,9 +30,9 @@ TINY = DOUBLE.tiny
 WIDER = 6
 """Times that a share is tried four times larger."""
 CLOSER = 2
-"""Times that the tangents at two shares are intersected (more pays on no network tried)."""
+"""Times that the tangents at two shares are intersected (4 times were no better)."""
 LARGE = 0.45
-"""Constraints that leave more of their own range than this share are not tried (neurons would shrink by less than a hundredth),"""
+"""Constraints that leave more of their own range than this share are not tried (neurons shrink by a hundredth there, then not at all),"""
 MANY = 16
 """where there are so many inputs that hardly any form is parallel to a constraint."""
 CHUNK = 512
