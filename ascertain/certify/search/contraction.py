@@ -32,7 +32,7 @@ WIDER = 6
 CLOSER = 2
 """Times that the tangents at two shares are intersected (4 times were no better)."""
 LARGE = 0.45
-"""Constraints that leave more of their own range than this share are not tried (neurons shrink by a hundredth there, then not at all),"""
+"""Constraints that leave more of their own range than this share are not tried (at 0.4 neurons shrink by about a hundredth),"""
 MANY = 16
 """where there are so many inputs that hardly any form is parallel to a constraint."""
 CHUNK = 512
